@@ -1,0 +1,147 @@
+"""Victim contracts: complete, named recipes. A variant is a new value; options override scalars only.
+
+Sources: specifications of the two protocols as named in `contracts_index`. Class A contracts (`paper-*`, `bench-*`)
+keep the published law of data, optimiser and schedule; `fast-*` are other recipes and are never mixed with them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from mithridate.core.boundary import read_safetensors
+from mithridate.core.errors import Misuse
+from mithridate.core.params import Checked, In, OneOf, param
+from mithridate.core.registry import unknown_name
+from mithridate.data.sources import DataSet
+from mithridate.models.loading import is_brittle
+from mithridate.models.spec import ModelSpec
+from mithridate.numerics.warp import Shift, published_shift
+from mithridate.training.contracts_index import CONTRACT_NAMES
+from mithridate.training.draw import Shuffle
+from mithridate.training.plan import Phase, Plan
+from mithridate.training.step import Step
+from mithridate.training.update import SGD, Milestones, Triangle
+from mithridate.training.view import Warp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Checked):
+    """Scalars that a user may override; None keeps the contract's value."""
+
+    epochs: int | None = param(None, within=In(1, 100_000), doc="passes over the training set")
+    batch: int | None = param(None, within=In(1, 1 << 20), doc="examples per step")
+    lr: float | None = param(None, within=In(0.0, 1e3, open_lo=True), doc="base (or peak) step size")
+    augment: bool | None = param(None, doc="false trains without shifts and flips")
+    precision: str = param("fp32", within=OneOf("fp32", "bf16"), doc="bf16 uses autocast inside the network")
+    pretrained: str | None = param(None, doc="safetensors file with the weights to begin from")
+    device: str = param("cpu", doc="where to train")
+
+
+def contract(name: str, data: DataSet, model: str, options: Options | None = None) -> Plan:
+    """Return the plan of a named contract on a data set.
+
+    Raises:
+        Misuse: Unknown contract; a transfer contract without pretrained weights.
+    """
+    options = options or Options()
+    if name not in _RECIPES:
+        raise unknown_name("contract", name, CONTRACT_NAMES)
+    spec = model_spec(data, model)
+    phase = _RECIPES[name](spec, options)
+    if options.augment is False:
+        phase = replace(phase, step=replace(phase.step, views=()))
+    if options.batch is not None:
+        phase = replace(phase, step=replace(phase.step, draw=Shuffle(batch=options.batch)))
+    plan = Plan(
+        data=data.train.to(options.device),
+        model=spec,
+        phases=(phase,),
+        precision="bf16" if options.precision == "bf16" else "fp32",
+        device=options.device,
+    )
+    if name == "bench-transfer40" and options.pretrained is None:
+        raise Misuse(
+            "MTH-0508",
+            f"{name} trains a head on a pretrained network, and no weights were given",
+            hint="set recipe_options.pretrained to a safetensors file of this architecture",
+        )
+    if options.pretrained is not None:
+        weights = read_safetensors(Path(options.pretrained))
+        tensors = {key: torch.from_numpy(value) for key, value in weights.items()}
+        plan = replace(plan, pretrained=tensors, head_only=name == "bench-transfer40")
+    return plan
+
+
+def model_spec(data: DataSet, model: str) -> ModelSpec:
+    """Return the specification of a model for a data set."""
+    channels, size, _ = data.train.images.shape
+    return ModelSpec(
+        name=model, num_classes=len(data.train.classes), channels=channels, size=size, mean=data.mean, std=data.std
+    )
+
+
+def augmentation(plan: Plan) -> Shift | None:
+    """Return the plan's law of shifts and flips, or None if it has none."""
+    return next((view.law for view in plan.phases[0].step.views if isinstance(view, Warp)), None)
+
+
+def thirds(epochs: int) -> tuple[int, int, int]:
+    """Return the milestones of the Witches' Brew code: floor divisions by 2.667, 1.6 and 1.142 (40: 14, 24, 35)."""
+    return int(epochs // 2.667), int(epochs // 1.6), int(epochs // 1.142)
+
+
+def _sgd_thirds(spec: ModelSpec, options: Options, *, views: tuple[Warp, ...], batch: int) -> Phase:
+    epochs = options.epochs or 40
+    lr = options.lr or (0.01 if is_brittle(spec.name) else 0.1)
+    update = SGD(lr=lr, schedule=Milestones(at=thirds(epochs)))
+    return Phase(step=Step(draw=Shuffle(batch=batch), views=views, update=update), epochs=epochs)
+
+
+def _paper_wb40(spec: ModelSpec, options: Options) -> Phase:
+    warp = Warp(law=Shift(law="bilinear", max_px=published_shift(spec.size), flip=True, fill="mean"))
+    return _sgd_thirds(spec, options, views=(warp,), batch=128)
+
+
+def _digits_mlp40(spec: ModelSpec, options: Options) -> Phase:
+    return _sgd_thirds(spec, replace(options, lr=options.lr or 0.1), views=(), batch=64)
+
+
+def _padded_crop(spec: ModelSpec) -> Warp:
+    """Padding of 4 at 32 pixels and above, an eighth of the size below."""
+    return Warp(law=Shift(law="integer", max_px=min(4, max(1, spec.size // 8)), flip=True, fill="black"))
+
+
+def _bench_scratch200(spec: ModelSpec, options: Options) -> Phase:
+    epochs = options.epochs or 200
+    update = SGD(
+        lr=options.lr or 0.1,
+        nesterov=False,
+        weight_decay=2e-4,
+        schedule=Milestones(at=(epochs // 2, 3 * epochs // 4)),
+    )
+    return Phase(step=Step(views=(_padded_crop(spec),), update=update), epochs=epochs)
+
+
+def _bench_transfer40(spec: ModelSpec, options: Options) -> Phase:
+    epochs = options.epochs or 40
+    schedule = Milestones(at=(3 * epochs // 4,))
+    update = SGD(lr=options.lr or 0.01, nesterov=False, weight_decay=2e-4, schedule=schedule)
+    return Phase(step=Step(views=(_padded_crop(spec),), update=update), epochs=epochs)
+
+
+def _fast_triangle(spec: ModelSpec, options: Options) -> Phase:
+    epochs = options.epochs or 12
+    lr = options.lr or (0.02 if is_brittle(spec.name) else 0.2)
+    update = SGD(lr=lr, schedule=Triangle(peak=0.2 * epochs, end=float(epochs)))
+    return Phase(step=Step(views=(_padded_crop(spec),), update=update), epochs=epochs)
+
+
+_RECIPES: Mapping[str, Callable[[ModelSpec, Options], Phase]] = {
+    "paper-wb40": _paper_wb40,
+    "bench-scratch200": _bench_scratch200,
+    "bench-transfer40": _bench_transfer40,
+    "fast-triangle": _fast_triangle,
+    "digits-mlp40": _digits_mlp40,
+}

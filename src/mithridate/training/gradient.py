@@ -1,0 +1,154 @@
+"""From a batch to the step's vector: the cheapest legal path to the evidence that the combiner needs.
+
+    MEAN   one backward pass of sum_i w_i l_i
+    NORMS  row norms in chunks, then one backward pass of sum_i (c_i w_i) l_i
+    GRAM   the rows once, their Gram matrix, then weights @ rows
+    ROWS   the rows once
+
+For every path the plain weights give the same vector as MEAN, which a test asserts.
+
+Shapes: b examples, n rows, d parameters.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from mithridate.aggregation._base import AbstractRowCombiner, AbstractWeightCombiner, Evidence, State
+from mithridate.numerics.flat import FlatModule
+from mithridate.numerics.gram import gram
+from mithridate.training._base import Batch, Forward, Rng
+from mithridate.training.step import Step
+
+_EXAMPLES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Computes the vector of a step for one network.
+
+    Attributes:
+        step: The stages.
+        net: The network behind one flat vector.
+        autocast: Wraps a forward pass in the plan's precision.
+    """
+
+    step: Step
+    net: FlatModule
+    autocast: Callable[[Forward], Forward]
+
+    def __call__(
+        self, batch: Batch, weights: Float[Tensor, " b"], states: dict[str, State], rng: Rng, count: int
+    ) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
+        """Return the combined vector and the batch's weighted mean loss (detached); `states` gets the new states."""
+        if not self.step.needs_rows:
+            return self._mean(batch, weights, states)
+        if self.step.rows.of == "example" and self.step.combine.evidence == Evidence.NORMS and not self.step.rows.maps:
+            return self._clipped(batch, weights, states, rng, count)
+        rows, prior, loss = self._rows(batch, weights, states)
+        for row_map in self.step.rows.maps:
+            key = f"rows/{row_map.name}"
+            rows, states[key] = row_map.map_rows(rows, states[key], rng.child(key)(count))
+        return self._combined(rows, prior, states, rng(count)), loss
+
+    def _mean(
+        self, batch: Batch, weights: Float[Tensor, " b"], states: dict[str, State]
+    ) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
+        losses = self.step.loss.losses(self.autocast(self.net.module), batch)
+        weights, states["weigh"] = self.step.weigh.weigh(losses.detach(), batch, weights, states["weigh"])
+        return self._backward(weights, losses)
+
+    def _backward(
+        self, weights: Float[Tensor, " b"], losses: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
+        self.net.grads.zero_()
+        total = torch.dot(weights.to(losses.dtype), losses)
+        total.backward()  # type: ignore[no-untyped-call]
+        return self.net.grads, total.detach()
+
+    def _clipped(
+        self, batch: Batch, weights: Float[Tensor, " b"], states: dict[str, State], rng: Rng, count: int
+    ) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
+        """Norms first, never all rows at once; then a weighted backward pass."""
+        rule = self.step.combine
+        assert isinstance(rule, AbstractWeightCombiner)
+        losses = self.step.loss.losses(self.autocast(self.net.module), batch)
+        weights, states["weigh"] = self.step.weigh.weigh(losses.detach(), batch, weights, states["weigh"])
+        norms = torch.cat([rows.norm(dim=1) for rows in self._example_rows(batch)])
+        scaled, states["combine"] = rule.weights(norms, weights, states["combine"])
+        vector, _ = self._backward(scaled, losses)
+        return rule.finish(vector, len(norms), rng(count)), torch.dot(weights, losses.detach())
+
+    def _rows(
+        self, batch: Batch, weights: Float[Tensor, " b"], states: dict[str, State]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, ""]]:
+        """Materialise the rows and the weight that each has in the plain mean."""
+        if self.step.rows.of == "worker":
+            return self._worker_rows(batch, weights, states)
+        with torch.no_grad():
+            losses = self.step.loss.losses(self.autocast(self.net.module), batch)
+        weights, states["weigh"] = self.step.weigh.weigh(losses, batch, weights, states["weigh"])
+        return torch.cat(list(self._example_rows(batch))), weights, torch.dot(weights, losses)
+
+    def _worker_rows(
+        self, batch: Batch, weights: Float[Tensor, " b"], states: dict[str, State]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, ""]]:
+        parts = torch.arange(len(weights), device=weights.device).tensor_split(self.step.rows.count)
+        losses = [self.step.loss.losses(self.autocast(self.net.module), _part(batch, part)) for part in parts]
+        weights, states["weigh"] = self.step.weigh.weigh(torch.cat(losses).detach(), batch, weights, states["weigh"])
+        prior = torch.stack([weights[part].sum() for part in parts])
+        rows = torch.stack(
+            [
+                self._backward(weights[part] / share, loss)[0].clone()
+                for part, loss, share in zip(parts, losses, prior, strict=True)
+            ]
+        )
+        return rows, prior, torch.dot(weights, torch.cat(losses).detach())
+
+    def _example_rows(self, batch: Batch) -> Iterator[Float[Tensor, "_ d"]]:
+        """Yield the gradients of single examples' losses, a chunk at a time."""
+
+        def loss_of_one(flat: Tensor, one: dict[str, Tensor]) -> Tensor:
+            def forward(x: Tensor) -> Tensor:
+                logits: Tensor = functional_call(self.net.module, self.net.views(flat), (x,))
+                return logits
+
+            single = Batch(
+                index=one["index"][None],
+                x=one["x"][None],
+                labels=one["labels"][None],
+                columns={name: value[None] for name, value in one.items() if name not in ("index", "x", "labels")},
+            )
+            return self.step.loss.losses(self.autocast(forward), single)[0]
+
+        columns = {**batch.columns, "index": batch.index, "x": batch.x, "labels": batch.labels}
+        for start in range(0, len(batch.x), _EXAMPLES_AT_ONCE):
+            part = {name: value[start : start + _EXAMPLES_AT_ONCE] for name, value in columns.items()}
+            yield vmap(grad(loss_of_one), in_dims=(None, 0))(self.net.values, part)
+
+    def _combined(
+        self, rows: Float[Tensor, "n d"], prior: Float[Tensor, " n"], states: dict[str, State], gen: torch.Generator
+    ) -> Float[Tensor, " d"]:
+        rule = self.step.combine
+        if isinstance(rule, AbstractRowCombiner):
+            vector, states["combine"] = rule.combine(rows, prior, states["combine"])
+            return vector
+        if not isinstance(rule, AbstractWeightCombiner):
+            return prior.to(rows.dtype) @ rows
+        evidence = rows.norm(dim=1) if rule.evidence == Evidence.NORMS else gram(rows)
+        weights, states["combine"] = rule.weights(evidence, prior, states["combine"])
+        return rule.finish(weights.to(rows.dtype) @ rows, len(rows), gen)
+
+
+def _part(batch: Batch, part: Tensor) -> Batch:
+    return replace(
+        batch,
+        index=batch.index[part],
+        x=batch.x[part],
+        labels=batch.labels[part],
+        columns={name: value[part] for name, value in batch.columns.items()},
+    )

@@ -1,0 +1,77 @@
+"""The training step as a value: seven stages, and the checks that they fit together."""
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from mithridate.aggregation._base import AbstractCombiner, Evidence
+from mithridate.aggregation.mean import Mean
+from mithridate.core.errors import Misuse
+from mithridate.training._base import AbstractDraw, AbstractLoss, AbstractUpdate, AbstractView, AbstractWeigh
+from mithridate.training.draw import Shuffle
+from mithridate.training.loss import CrossEntropy
+from mithridate.training.rows import Rows
+from mithridate.training.update import SGD
+from mithridate.training.weigh import Keep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What happens in one update. `dataclasses.replace` makes variants."""
+
+    draw: AbstractDraw = field(default=Shuffle())
+    views: tuple[AbstractView, ...] = ()
+    loss: AbstractLoss = field(default=CrossEntropy())
+    weigh: AbstractWeigh = field(default=Keep())
+    rows: Rows = field(default=Rows())
+    combine: AbstractCombiner = field(default=Mean())
+    update: AbstractUpdate = field(default=SGD())
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether a single backward pass does not suffice."""
+        return self.combine.evidence > Evidence.MEAN or bool(self.rows.maps)
+
+    def check(self, model: nn.Module, batch: int) -> None:
+        """Raise `Misuse` if the stages do not fit together or do not fit the model.
+
+        Args:
+            model: The network that will be trained.
+            batch: The number of examples of a full batch.
+        """
+        names = [view.name for view in self.views]
+        if len(set(names)) < len(names):
+            raise Misuse("MTH-0503", f"two views share a name, which is the address of their randomness: {names}")
+        if not self.needs_rows:
+            return
+        if self.rows.of == "worker":
+            if batch < self.rows.count:
+                raise Misuse(
+                    "MTH-0504",
+                    f"{self.rows.count} workers cannot share a batch of {batch} examples",
+                    hint="raise the batch or lower the number of workers",
+                )
+            self.combine.check(self.rows.count)
+            return
+        self.combine.check(batch)
+        rule = type(self.combine).__name__
+        if not self.loss.separable:
+            raise Misuse(
+                "MTH-0502",
+                f"{rule} needs one gradient per example, and {type(self.loss).__name__} couples the examples of a batch",
+                hint='use Rows(of="worker", count=n)',
+            )
+        if coupling := couples(model):
+            raise Misuse(
+                "MTH-0502",
+                f"{rule} needs one gradient per example, and layer {coupling} couples the examples of a batch",
+                hint='use a model without BatchNorm, or Rows(of="worker", count=n)',
+            )
+
+
+def couples(model: nn.Module) -> str:
+    """Return the name of the first layer that mixes examples in training mode, or an empty string."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
+            return name or type(layer).__name__
+    return ""
