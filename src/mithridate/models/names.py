@@ -34,7 +34,7 @@ class Kind(enum.Enum):
 
 MAX_WIDTH = 4096
 _BRITTLE = ("convnet", "vgg", "mobilenet", "alexnet")
-_WIDTH_SUFFIX = re.compile(r"(?P<base>.+)-w(?P<width>[0-9]+)")
+_WIDTH_SUFFIX = re.compile(r"(?P<base>.+)-w(?P<width>[0-9]{1,9})")
 _EXAMPLES = {
     Kind.TIMM: "timm:resnet18",
     Kind.TORCHVISION: "torchvision:resnet18",
@@ -136,9 +136,7 @@ def closest(name: str, allowed: list[str]) -> str:
 def _foreign(kind: Kind, rest: str, name: str) -> ModelName:
     source, at, revision = rest.partition("@") if kind is Kind.HF else (rest, "", "")
     if not source or any(character.isspace() for character in rest) or (at and not revision):
-        raise Misuse(
-            "MTH-0401", f"model {name!r} names nothing after {kind.value!r}", hint=f"for example {_example(kind)}"
-        )
+        raise Misuse("MTH-0401", f"model {name!r} names nothing after {kind.value!r}", hint=f"like {_EXAMPLES[kind]}")
     return ModelName(kind=kind, source=source, revision=revision or None)
 
 
