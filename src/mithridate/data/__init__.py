@@ -1,0 +1,1 @@
+"""Examples, the stores that hold their pixels, sources, scenarios and poison packs."""

@@ -1,0 +1,138 @@
+"""From images as a source gives them to uint8 pixels: decoding in threads, resizing, channel statistics.
+
+Shapes   images are (h, w, c) while they are single and (b, c, h, w) in blocks; c is 1 (grey) or 3 (colour).
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mithridate.core.errors import BadArtefact
+from mithridate.data._raw import Item, RawSplit
+
+MAX_PIXELS = 64_000_000
+_PART = 128
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+
+def num_threads() -> int:
+    """Return how many threads decode: one for each core that this process may use, at most 16."""
+    return min(len(os.sched_getaffinity(0)), 16)
+
+
+def decode(data: bytes, where: str, *, channels: int | None = None) -> NDArray[np.uint8]:
+    """Return the pixels of an encoded image, shape (h, w, c); grey images have one channel unless `channels` says more.
+
+    Raises:
+        BadArtefact: The bytes are no image that the decode boundary accepts; `where` names it.
+    """
+    from mithridate.core.boundary import decode_image
+
+    try:
+        return decode_image(
+            data, max_pixels=MAX_PIXELS, mode=None if channels is None else {1: "L", 3: "RGB"}[channels]
+        )
+    except BadArtefact as error:
+        raise BadArtefact(error.code, f"{where}: {error.message}", hint=error.hint) from error
+
+
+def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Return the largest central square, resampled to `size` by `size` pixels with an antialiased bilinear filter."""
+    height, width, channels = pixels.shape
+    if (height, width) == (size, size):
+        return pixels
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    small = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    return np.asarray(small).reshape(size, size, channels)
+
+
+@dataclass
+class ChannelSums:
+    """Exact channel statistics, from counts of the 256 levels."""
+
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 256), dtype=np.int64))
+
+    def add(self, block: NDArray[np.uint8]) -> None:
+        """Count a block of images; grey ones count for each of the three channels."""
+        for channel in range(3):
+            if channel < block.shape[1]:
+                level_counts = np.bincount(block[:, channel].reshape(-1), minlength=256)
+            self.counts[channel] += level_counts
+
+    def mean_and_std(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return each channel's mean and standard deviation over all pixels, in [0, 1] units."""
+        levels = np.arange(256) / 255
+        means, stds = [], []
+        for counts in self.counts[:channels]:
+            mean = float(counts @ levels) / int(counts.sum())
+            means.append(mean)
+            stds.append(math.sqrt(float(counts @ (levels - mean) ** 2) / int(counts.sum())))
+        return tuple(means), tuple(stds)
+
+
+def in_order(work: Callable[[_A], _B], items: Iterable[_A], threads: int) -> Iterator[_B]:
+    """Yield `work(item)` in the order of the items, computed by threads that run only a little ahead."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        waiting: deque[Future[_B]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A few decoded images in a row.
+
+    Args:
+        start: The row of the first.
+        items: The images as the source gave them.
+        pixels: The images decoded, resized where asked, (h, w, c) each.
+    """
+
+    start: int
+    items: list[Item]
+    pixels: list[NDArray[np.uint8]]
+
+
+def decoded_parts(split: RawSplit, *, size: int | None) -> Iterator[Part]:
+    """Yield the images of a split in order, a few at a time.
+
+    Raises:
+        BadArtefact: An image is damaged; its file or row is named.
+    """
+
+    def slices() -> Iterator[tuple[int, list[Item]]]:
+        start = 0
+        for batch in split.batches():
+            for first in range(0, len(batch), _PART):
+                part = batch[first : first + _PART]
+                yield start, part
+                start += len(part)
+
+    def work(job: tuple[int, list[Item]]) -> Part:
+        start, items = job
+        found = []
+        for row, item in enumerate(items, start):
+            pixels = decode(item, split.where(row)) if isinstance(item, bytes) else item
+            found.append(pixels if size is None else resize(pixels, size))
+        return Part(start, items, found)
+
+    yield from in_order(work, slices(), num_threads())
