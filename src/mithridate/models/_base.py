@@ -23,10 +23,3 @@ class AbstractNet(nn.Module, ABC):
         """Return logits."""
         logits: Tensor = self.head(self.features(x))
         return logits
-
-
-def halvings(size: int, count: int) -> int:
-    """Return the side of a `size`-pixel image after `count` poolings by two that round up."""
-    for _ in range(count):
-        size = (size + 1) // 2
-    return size
