@@ -1,0 +1,1 @@
+"""The grid of attacks, defenses and victims, and its engine. `config` and `names` need no torch."""

@@ -1,0 +1,350 @@
+"""The configuration of an audit: one strict, typed YAML file; flags override scalars. No torch here.
+
+Values left out are filled from the data set (`DEFAULTS`), so that a resolved configuration is complete and runs again
+to the same bytes. The controls (no attack, noise of the same size, no defense) are in every grid whatever was asked.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+
+from mithridate.audit._problems import Source, as_misuse, read_source
+from mithridate.audit.names import (
+    ATTACK_CONTROLS,
+    ATTACKS,
+    DEFENSE_CONTROLS,
+    DEFENSES,
+    check_method,
+    check_recipe,
+    check_scenarios,
+    check_source,
+    scenario_count,
+)
+from mithridate.core.units import Pixels, format_epsilon, parse_epsilon, parse_rate
+from mithridate.core.verdicts import Gate
+from mithridate.models.names import check_name
+
+DEFAULTS: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
+    {
+        "digits": {"model": "mlp", "recipe": "digits-mlp40", "budget": 0.06, "epsilon": 0.5},
+        "": {"model": "resnet18", "recipe": "paper-wb40", "budget": 0.01, "epsilon": "16/255"},
+    }
+)
+"""What is used for a data set when the configuration does not say; the empty name stands for all others."""
+
+
+def _checked(check: Callable[[str], None]) -> AfterValidator:
+    def keep(name: str) -> str:
+        check(name)
+        return name
+
+    return AfterValidator(keep)
+
+
+def _epsilon(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"must be a number in (0, 1] or a fraction such as 16/255, got {value!r}")
+    return format_epsilon(parse_epsilon(value))
+
+
+def _budget(value: float) -> float:
+    return parse_rate(value, "budget")
+
+
+def _gate(value: str | None) -> str | None:
+    if value is not None:
+        Gate.parse(value)
+    return value
+
+
+def _jobs(value: Any) -> int | str:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 256):
+        return value  # type: ignore[no-any-return]
+    raise ValueError(f"must be 'auto' or a whole number in [1, 256], got {value!r}")
+
+
+def _scalar(text: str) -> JsonValue:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, str | int | float | bool | None) else text
+
+
+def _method(value: Any) -> Any:
+    """`NAME` and `NAME:option=value,option=value` are short for a name with options."""
+    if not isinstance(value, str):
+        return value
+    name, colon, rest = value.partition(":")
+    options: dict[str, JsonValue] = {}
+    for item in rest.split(",") if colon else ():
+        key, equals, text = item.partition("=")
+        if not (key.strip() and equals):
+            raise ValueError(f"{value!r} is not NAME or NAME:option=value,option=value")
+        options[key.strip()] = _scalar(text.strip())
+    return {"name": name, "options": options}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class DataSection(_Section):
+    """Which images the victims train on."""
+
+    source: Annotated[str, _checked(check_source)] = "digits"
+    """digits, mnist, fashion-mnist, cifar10, a folder of images or parquet files, or hf:owner/name@revision"""
+    per_class: int | None = Field(None, ge=1)
+    """keep only the first so many training images of each class"""
+    size: int | None = Field(None, ge=8, le=224)
+    """resize square images of a folder or hub data set to this side, in pixels"""
+
+
+class RecipeOptions(_Section):
+    """Scalars of the victim contract that may be overridden; the report then says so."""
+
+    epochs: int | None = Field(None, ge=1, le=100_000)
+    """passes over the training set"""
+    batch: int | None = Field(None, ge=1, le=1 << 20)
+    """images per step"""
+    lr: float | None = Field(None, gt=0, le=1000)
+    """base (or peak) step size"""
+    augment: bool | None = None
+    """false trains without shifts and flips"""
+    pretrained: str | None = None
+    """safetensors file of weights to begin from; transfer contracts need it"""
+
+
+class ScenarioSection(_Section):
+    """What the attacker wants, how often, and whose images may be poisoned."""
+
+    source: Annotated[str, _checked(check_scenarios)] = "random"
+    """random, or a published list: witches-brew-10, toxic-c10-scratch, ...; LIST:KEY takes one of its scenarios"""
+    count: int | None = Field(8, ge=1, le=100_000)
+    """number of targets; null takes all of a published list"""
+    threat: Literal["single-class", "third-party", "self-betrayal", "random-subset"] = "single-class"
+    """class of the poisons: the wanted one, a third one, the target's own, or any"""
+
+    @model_validator(mode="after")
+    def _count_is_known(self) -> Self:
+        if self.count is None and (self.source == "random" or ":" in self.source):
+            raise ValueError(f"count must be a number for source {self.source!r}; null takes all of a published list")
+        return self
+
+    @property
+    def num_targets(self) -> int:
+        """Number of scenarios, counted in the list where `count` is null."""
+        return scenario_count(self.source) if self.count is None else self.count
+
+
+class SurrogateSection(_Section):
+    """The clean networks that the attacker trains for crafting; by default the victim's model and recipe."""
+
+    models: Annotated[tuple[Annotated[str, _checked(check_name)], ...], Field(strict=False)] = ()
+    """one name for each member of the ensemble; empty means the victim's model, as often as the attack asks"""
+    recipe: Annotated[str, _checked(check_recipe)] | None = None
+    """victim contract for the surrogates; by default the victim's"""
+    recipe_options: RecipeOptions = RecipeOptions()
+    """overrides for the surrogates' contract; only with a recipe of their own"""
+
+
+class Method(_Section):
+    """An attack or a defense by name, with options of its own."""
+
+    name: str
+    """see `mithridate list`"""
+    options: dict[str, JsonValue] = {}
+    """fields of the method; what is left out keeps the paper's value"""
+
+
+AnyMethod = Annotated[Method, BeforeValidator(_method)]
+
+
+def _grid(methods: tuple[Method, ...], controls: tuple[str, ...], kind: str) -> tuple[Method, ...]:
+    names = [method.name for method in methods]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{kind} {twice!r} is listed twice; list each once")
+    for method in methods:
+        if method.name == "none" and method.options:
+            raise ValueError(f"the control 'none' has no options, got {', '.join(map(repr, method.options))}")
+    given = {method.name: method for method in methods}
+    first = tuple(given.get(name, Method(name=name)) for name in controls)
+    return (*first, *(method for method in methods if method.name not in controls))
+
+
+def _attacks(methods: tuple[Method, ...]) -> tuple[Method, ...]:
+    for method in methods:
+        check_method(ATTACKS, method.name, ATTACK_CONTROLS)
+    return _grid(methods, ATTACK_CONTROLS, "attack")
+
+
+def _defenses(methods: tuple[Method, ...]) -> tuple[Method, ...]:
+    for method in methods:
+        check_method(DEFENSES, method.name, DEFENSE_CONTROLS)
+    return _grid(methods, DEFENSE_CONTROLS, "defense")
+
+
+class AuditConfig(_Section):
+    """Everything that determines an audit."""
+
+    data: DataSection = DataSection()
+    """the data set"""
+    model: Annotated[str, _checked(check_name)]
+    """built-in name (resnet18-w16), timm:NAME, torchvision:NAME, hf:ID, package.module:factory or FILE.py:factory"""
+    recipe: Annotated[str, _checked(check_recipe)]
+    """victim contract: how victims are trained"""
+    recipe_options: RecipeOptions = RecipeOptions()
+    """overrides of the contract's scalars"""
+    scenarios: ScenarioSection = ScenarioSection()
+    """targets and threat model"""
+    budget: Annotated[float, AfterValidator(_budget)]
+    """share of the training set that the attacker may change, in (0, 1]"""
+    epsilon: Annotated[str, BeforeValidator(_epsilon)]
+    """largest change of a pixel, in [0, 1] units: 16/255 or 0.0627"""
+    attacks: Annotated[tuple[AnyMethod, ...], Field(strict=False), AfterValidator(_attacks)] = Field(
+        ("witches-brew",), validate_default=True
+    )
+    """attacks to try; the controls none and noise are always added"""
+    defenses: Annotated[tuple[AnyMethod, ...], Field(strict=False), AfterValidator(_defenses)] = Field(
+        (), validate_default=True
+    )
+    """defenses to try; none is always added"""
+    victims: int = Field(1, ge=1, le=1000)
+    """victims per cell, each from a fresh initialisation and order"""
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    """the one seed of the run"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 uses autocast inside the networks; losses, gradients and statistics stay fp32"""
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,3})?|mps)$")] = "cpu"
+    """where networks run: cpu, cuda, cuda:N or mps"""
+    gate: Annotated[str | None, AfterValidator(_gate)] = None
+    """fail unless this holds for the interval's bound, for example asr<0.1"""
+    alignment: bool = True
+    """record how well poison gradients point at the attacker's while victims train"""
+    jobs: Annotated[int | str, BeforeValidator(_jobs)] = "auto"
+    """victims trained at once; never changes a number"""
+    surrogate: SurrogateSection = SurrogateSection()
+    """the attacker's networks"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        data = value.get("data")
+        source = data.get("source", "digits") if isinstance(data, Mapping) else "digits"
+        defaults = DEFAULTS.get(source, DEFAULTS[""]) if isinstance(source, str) else DEFAULTS[""]
+        return {**defaults, **value}
+
+    @property
+    def epsilon_px(self) -> Pixels:
+        """Epsilon as a number in [0, 1] units."""
+        return parse_epsilon(self.epsilon)
+
+    @property
+    def num_cells(self) -> int:
+        """Number of (scenario, attack, defense) combinations."""
+        return self.scenarios.num_targets * len(self.attacks) * len(self.defenses)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """A value from the command line.
+
+    Args:
+        option: The flag as typed, for messages.
+        path: Where it belongs in the configuration.
+        value: Plain JSON.
+    """
+
+    option: str
+    path: tuple[str, ...]
+    value: JsonValue
+
+
+def load_config(path: Path) -> AuditConfig:
+    """Read, check and complete a configuration file.
+
+    Raises:
+        Misuse: MTH-0120 for a missing file, MTH-0121 with every problem and its line.
+        BadArtefact: The file is not the YAML that is read here.
+    """
+    return resolve(path)
+
+
+def resolve(
+    path: Path | None = None, overrides: Sequence[Override] = (), *, base: AuditConfig | None = None
+) -> AuditConfig:
+    """Merge a configuration file (or `base`, or nothing) with the command line; the command line wins.
+
+    Raises:
+        Misuse: MTH-0120 for a missing file, MTH-0121 with every problem and its line or flag.
+        BadArtefact: The file is not the YAML that is read here.
+    """
+    source = read_source(path) if path is not None else Source(name="", values={} if base is None else _dump(base))
+    values = source.values
+    flags = {override.path: override.option for override in overrides}
+    for override in overrides:
+        values = _overlay(values, override.path, override.value)
+    try:
+        return AuditConfig.model_validate(values)
+    except ValidationError as error:
+        raise as_misuse(error, AuditConfig, source, flags) from None
+
+
+def _overlay(values: Mapping[str, Any], path: tuple[str, ...], value: JsonValue) -> dict[str, Any]:
+    head, *rest = path
+    if not rest:
+        return {**values, head: value}
+    inner = values.get(head, {})
+    # A section that is no mapping is left as it is: validation names it.
+    return {**values, head: _overlay(inner, tuple(rest), value) if isinstance(inner, Mapping) else inner}
+
+
+def _dump(config: AuditConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def demo() -> AuditConfig:
+    """Return the configuration of `mithridate audit --demo`: offline, small, with an attack that works."""
+    return AuditConfig.model_validate(
+        {
+            "data": {"source": "digits"},
+            "scenarios": {"count": 8},
+            "attacks": [{"name": "witches-brew", "options": {"restarts": 2, "steps": 100}}],
+            "defenses": ["friendly-noise"],
+        }
+    )
+
+
+def to_yaml(config: AuditConfig) -> str:
+    """Return the resolved configuration as YAML, every field written out."""
+    text: str = yaml.safe_dump(_dump(config), sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the configuration file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **AuditConfig.model_json_schema()}

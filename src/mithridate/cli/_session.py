@@ -1,0 +1,92 @@
+"""What every verb gets: where results go (stdout), where talk goes (stderr), and the folder that keeps its work."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mithridate import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from mithridate.core.events import Progress
+
+# Where output is no terminal, tables are as wide as their content: a log or a pipe has no edge to wrap at.
+_PIPE_WIDTH = 200
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One run of the command line.
+
+    Args:
+        json: Print one JSON document on stdout and nothing else there.
+        folder: Where the verb keeps its work, once it has such a place; named when the run is interrupted or fails.
+    """
+
+    json: bool = False
+    folder: Path | None = None
+
+    def result(self, document: Mapping[str, Any], *view: "RenderableType") -> None:
+        """Print the result: the document with `--json`, else its view for people. Strings in a view are no markup."""
+        if self.json:
+            sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+            return
+        console = self.console()
+        for part in view:
+            console.print(part)
+
+    def text(self, text: str) -> None:
+        """Print a finished document (a page, a schema) on stdout, as it is."""
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+    def say(self, text: str) -> None:
+        """Tell people something that is not the result."""
+        sys.stderr.write(printable(text) + "\n")
+
+    def console(self) -> "Console":
+        """Return a console on stdout. Rich obeys NO_COLOR; nothing here is said by colour alone."""
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() else _PIPE_WIDTH
+        return Console(markup=False, emoji=False, highlight=False, soft_wrap=False, width=width)
+
+    def progress(self) -> "Progress":
+        """Return a bar with an ETA on a terminal, and a line every 30 s elsewhere; both on stderr."""
+        from mithridate.cli._progress import make_progress
+
+        return make_progress()
+
+
+def printable(text: str) -> str:
+    """Make control characters, escape sequences and direction overrides visible; line breaks stay."""
+    return "\n".join("".join(c if c.isprintable() else _escape(c) for c in line) for line in text.split("\n"))
+
+
+def one_line(text: object) -> str:
+    """The same for a name: a line break in it becomes visible too."""
+    return "".join(c if c.isprintable() else _escape(c) for c in str(text))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "RenderableType":
+    """Return a plain table; cells are data, never markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, highlight=False)
+    for row in rows:
+        view.add_row(*(Text(one_line(cell), overflow="fold") for cell in row))
+    return view
+
+
+def version_line() -> str:
+    """Return what `mithridate --version` prints."""
+    return f"mithridate {__version__}"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
