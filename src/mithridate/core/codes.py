@@ -40,6 +40,99 @@ CODES: dict[str, Explanation] = {
         "Give one uint8 image of the data set's shape for each row, and each row once.",
     ),
     # 03xx packs and scenarios
+    "MTH-0301": Explanation(
+        "poison pack for other data",
+        "The fingerprint of the training split is not the one that the pack was made for: another data set, another "
+        "subset of it, another order, or other labels or class names.",
+        "Load the data set with the options that the pack's manifest names, or craft a new pack for this one.",
+    ),
+    "MTH-0302": Explanation(
+        "class smaller than the budget",
+        "The budget is a fraction of the whole training split, and the class that the threat model takes the poisons "
+        "from has fewer rows than that.",
+        "Lower the budget to at most what the message says, choose other scenarios, or threat model 'random-subset'.",
+    ),
+    "MTH-0303": Explanation(
+        "target already of the adversarial class",
+        "The attacker wants the target to be seen as what it is.",
+        "Choose another target or another adversarial class.",
+    ),
+    "MTH-0304": Explanation(
+        "row named twice",
+        "A scenario names one row more than once; a row can be poisoned, and a target counted, only once.",
+        "Name each row once; the number of distinct rows is what counts for the budget.",
+    ),
+    "MTH-0305": Explanation(
+        "row or class does not exist in this data set",
+        "A scenario names a row beyond the end of its split, a negative row, or a class that does not exist.",
+        "Use the data set that the scenario was made for; targets are test rows, poisons training rows, from 0.",
+    ),
+    "MTH-0306": Explanation(
+        "unknown scenario",
+        "There is no scenario source, or no scenario in the list, of this name.",
+        "Write random, the name of a shipped list, or LIST:KEY.",
+    ),
+    "MTH-0307": Explanation(
+        "scenario list for another data set",
+        "The list names rows of one published data set in its original order; sizes, labels or order differ here.",
+        "Use that data set in its original order, or the scenario source 'random', which fits every data set.",
+    ),
+    "MTH-0308": Explanation(
+        "impossible number of scenarios",
+        "Fewer than one scenario, more than the list or the test split has, or none said where the source has no end.",
+        "Ask for a number within the range that the message names.",
+    ),
+    "MTH-0309": Explanation(
+        "scenario contradicts itself or the data",
+        "A target is not of the stated class, a poison is of a class that the threat model excludes, or a field is "
+        "absent or of another type.",
+        "Correct the field that the message names; labels are those of the clean data set.",
+    ),
+    "MTH-0310": Explanation(
+        "threat model does not exist or does not apply",
+        "The threat model is unknown, or needs more classes than there are.",
+        "Use single-class, third-party (needs three classes), self-betrayal or random-subset.",
+    ),
+    "MTH-0320": Explanation(
+        "poisons of another shape or type",
+        "Poisons are uint8 images of the training split's shape, one for each poison id, with whole-number labels.",
+        "Round them into the epsilon ball with numerics.ball.quantise, and check their number and shape.",
+    ),
+    "MTH-0321": Explanation(
+        "poisons exceed epsilon",
+        "A pixel, as exported to 8 bits, differs from the base image by more than the scenario allows.",
+        "Round with numerics.ball.quantise, which clamps in whole steps of 1/255, or state a larger epsilon.",
+    ),
+    "MTH-0322": Explanation(
+        "no poison pack",
+        "A file does not hold what a poison pack, or an export of one, must hold; it may come from another version.",
+        "Check the path and the format; `mithridate craft` and export write what can be read.",
+    ),
+    "MTH-0323": Explanation(
+        "poison pack altered",
+        "The poisons, the claims and their digests do not belong together: something was changed after crafting.",
+        "Fetch the pack again from where it was made; do not use this one.",
+    ),
+    "MTH-0324": Explanation(
+        "format does not exist or does not suit",
+        "The export or import format is unknown, or cannot hold this pack.",
+        "Use png, parquet or npz; benchmark is for export, with the data set, and holds one target.",
+    ),
+    "MTH-0325": Explanation(
+        "scenario of an import absent or another one",
+        "Poisons made by another program do not say what they are for; those made by this one do.",
+        "Give the scenario for the former, and leave it out for the latter.",
+    ),
+    "MTH-0326": Explanation(
+        "value does not fit into a manifest",
+        "A manifest holds numbers, texts, truth values, lists and mappings.",
+        "Turn the value that the message names into one of these.",
+    ),
+    "MTH-0327": Explanation(
+        "export path is taken",
+        "There is a file at the path already.",
+        "Choose another path, or allow overwriting.",
+    ),
     # 04xx models
     # 05xx training
     # 06xx attacks and defenses
