@@ -134,6 +134,67 @@ CODES: dict[str, Explanation] = {
         "Choose another path, or allow overwriting.",
     ),
     # 04xx models
+    "MTH-0401": Explanation(
+        "unknown model",
+        "The name is no built-in architecture, and has none of the other forms.",
+        "Write a name that `mithridate list models` shows, perhaps with a width (resnet18-w16), or timm:NAME, "
+        "torchvision:NAME, hf:ID, package.module:factory, or FILE.py:factory.",
+    ),
+    "MTH-0402": Explanation(
+        "impossible width",
+        "The suffix -wN asks for a width that is out of range, or of an architecture that has one width only.",
+        "Choose a width between 1 and 4096, or leave the suffix out.",
+    ),
+    "MTH-0403": Explanation(
+        "a library for the model is missing or broken",
+        "Models of timm, torchvision and the Hugging Face hub need packages that are no part of the core, and "
+        "torchvision imports only beside the build of torch that it was made for.",
+        "Install what the message names; built-in models and your own code need none of them.",
+    ),
+    "MTH-0404": Explanation(
+        "no such file, module or network",
+        "The form of the model name is right, but what it points to does not exist.",
+        "Check the path or the spelling; modules are searched in the current folder first, then where Python looks.",
+    ),
+    "MTH-0405": Explanation(
+        "impossible model specification",
+        "Classes, channels, image size, or the channel statistics are out of range or do not fit together.",
+        "Give 2 classes or more, images of 8 pixels or more, and one mean and one positive deviation per channel.",
+    ),
+    "MTH-0406": Explanation(
+        "no such factory",
+        "The file or module was executed, and the name after the colon is not in it or is nothing that can be called.",
+        "Define a function or a class of that name that returns the network.",
+    ),
+    "MTH-0407": Explanation(
+        "the model's own code failed",
+        "Code that belongs to a library or to you raised an error while it was imported, built or run once on two "
+        "black images.",
+        "Read the message and the line that it names; try the factory in a Python shell. Ids of the hub need a network "
+        "and must be image classifiers with safetensors weights.",
+    ),
+    "MTH-0408": Explanation(
+        "the factory breaks its contract",
+        "A factory is called with those of num_classes, channels and size that it takes by name, needs nothing else, "
+        "and returns a new torch.nn.Module at every call.",
+        "Give other parameters defaults, and build the network inside the factory.",
+    ),
+    "MTH-0409": Explanation(
+        "the model does not return logits",
+        "Two black images went in, in evaluation and in training mode, and no tensor of two rows with one logit for "
+        "each class came out.",
+        "End the network in num_classes outputs; return the logits alone, also in training mode.",
+    ),
+    "MTH-0410": Explanation(
+        "no penultimate features",
+        "Only the built-in architectures say which activations are their features.",
+        "Use a built-in model where features are needed.",
+    ),
+    "MTH-0411": Explanation(
+        "weights of another model",
+        "A weights file holds other tensors than the model: other names, shapes or number types.",
+        "Build the model that the file was saved from: the same name, width, number of classes, channels and size.",
+    ),
     # 05xx training
     # 06xx attacks and defenses
     # 07xx runs, ledgers and audits

@@ -1,6 +1,8 @@
-"""What every built-in network is: features, and a linear head on them."""
+"""What every built-in network is: features, and a linear head on them; and the modes of any network."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,3 +25,15 @@ class AbstractNet(nn.Module, ABC):
         """Return logits."""
         logits: Tensor = self.head(self.features(x))
         return logits
+
+
+@contextmanager
+def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put every module of `model` in training or evaluation mode, and back to where each was."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before.items():
+            module.training = was

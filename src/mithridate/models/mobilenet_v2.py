@@ -7,8 +7,8 @@ Departs  as the CIFAR net of the poisoning benchmark (Schwarzschild et al., ICML
          stride 1, ReLU for ReLU6, a 1x1 shortcut where only the width changes, an expansion layer also in the first
          block, no dropout.
 Width    channels of the stem, 32 unless `mobilenet_v2-wN` says otherwise; all others follow in proportion, rounded up.
-Sizes    8 to 224. An 8-pixel image is 1x1 in the last stages (padded convolutions do not collapse); above 96 pixels stem
-         and second stage have the strides of the paper.
+Sizes    8 to 224. An 8-pixel image is 1x1 in the last stages (padded convolutions do not collapse); above 96 pixels
+         stem and second stage have the strides of the paper.
 Init     Kaiming normal, fan-out, for convolutions; torch's default for the head.
 """
 

@@ -15,6 +15,9 @@ import enum
 import functools
 import importlib.util
 import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,12 +102,17 @@ def check_name(name: str) -> None:
 
     Raises:
         Misuse: MTH-0401 or MTH-0402 for a malformed name, MTH-0403 for a missing extra,
-            MTH-0404 for a missing file.
+            MTH-0404 for a missing file or module.
     """
     parsed = parse_name(name)
     package = {Kind.TIMM: "timm", Kind.TORCHVISION: "torchvision", Kind.HF: "transformers"}.get(parsed.kind)
     if package is not None and importlib.util.find_spec(package) is None:
         raise missing_package(name, package)
+    if parsed.kind is Kind.MODULE:
+        top = parsed.source.partition(".")[0]
+        with importable_from(Path.cwd()):
+            if top not in sys.modules and importlib.util.find_spec(top) is None:
+                raise missing_module(name, top)
     if parsed.kind is Kind.FILE and not Path(parsed.source).expanduser().is_file():
         raise Misuse(
             "MTH-0404", f"model {name!r}: there is no file {parsed.source!r}", hint="give the path of a Python file"
@@ -117,6 +125,23 @@ def missing_package(name: str, package: str) -> Misuse:
     return Misuse("MTH-0403", f"model {name!r} needs {package}, which is not installed", hint=f"pip install {command}")
 
 
+def missing_module(name: str, module: str) -> Misuse:
+    """Return the error for a Python module that the model `name` needs and that cannot be found."""
+    hint = "run from the folder that holds it, install it, or write FILE.py:factory"
+    return Misuse("MTH-0404", f"model {name!r}: there is no module {module!r}", hint=hint)
+
+
+@contextmanager
+def importable_from(folder: Path) -> Iterator[None]:
+    """Let imports find modules in `folder` first, as `python FILE.py` does."""
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+
+
 def is_brittle(name: str) -> bool:
     """Tell whether the victim recipe of Witches' Brew divides the learning rate by ten for this architecture.
 
@@ -127,10 +152,13 @@ def is_brittle(name: str) -> bool:
     return any(word in architecture for word in _BRITTLE)
 
 
-def closest(name: str, allowed: list[str]) -> str:
-    """Return a hint with the closest allowed name, or all of them."""
-    match = difflib.get_close_matches(name, allowed, n=1)
-    return f"did you mean {match[0]!r}?" if match else "one of " + ", ".join(allowed)
+def closest(name: str, allowed: Iterable[str]) -> str:
+    """Return a hint with the closest allowed name, or with all of them, or the first twelve."""
+    names = list(allowed)
+    match = difflib.get_close_matches(name, names, n=1)
+    if match:
+        return f"did you mean {match[0]!r}?"
+    return "one of " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
 def _foreign(kind: Kind, rest: str, name: str) -> ModelName:
@@ -166,7 +194,7 @@ def _built_in(name: str) -> ModelName:
         hint = (
             "write FILE.py:factory, with the function that builds the net"
             if name.endswith(".py")
-            else closest(base, [*widths])
+            else closest(base, widths)
         )
         raise Misuse("MTH-0401", f"there is no built-in model {name!r}", hint=hint)
     default = widths[base]

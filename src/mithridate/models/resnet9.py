@@ -2,10 +2,10 @@
 
     w -> 2w pool res -> 4w pool -> 8w pool res -> global max -> linear / 8
 
-Paper    Page (2018), How to train your ResNet, part 4 (myrtle.ai), winner of DAWNBench; blocks of He et al. (CVPR 2016).
+Paper    Page (2018), How to train your ResNet, part 4 (myrtle.ai), a winner of DAWNBench.
 Width    channels of the first layer, 64 unless `resnet9-wN` says otherwise.
-Sizes    8 to 224. Pools round up (8 pixels: 8, 4, 2, 1) and the last one is global, which at 32 pixels is the original's
-         max-pool by four; above 96 pixels the first layer is 7x7 with stride 2 and a max-pool, as in ResNet-18.
+Sizes    8 to 224. Pools round up (8 pixels: 8, 4, 2, 1) and the last one is global, which at 32 pixels is the
+         original's max-pool by four; above 96 pixels the stem is that of our ResNet-18.
 Init     torch's defaults.
 Departs  the factor 1/8 of the original acts on the features instead of the logits; the head has no bias, so that is
          the same function.

@@ -116,4 +116,4 @@ class ModelSpec:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(address(seed, "model"))
             net = loading.build_net(self.name, num_classes=self.num_classes, channels=self.channels, size=self.size)
-        return Classifier(Normalise(self.mean, self.std), net)
+            return Classifier(Normalise(self.mean, self.std), net)

@@ -11,6 +11,8 @@ Sizes    8 to 224. Pools round up, so a 1x1 map stays 1x1 (8 pixels: 8, 4, 2, 1,
 Init     torch's defaults.
 """
 
+import itertools
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,7 +30,7 @@ class VGG11(AbstractNet):
     def __init__(self, *, num_classes: int, channels: int, size: int, width: int = WIDTH) -> None:
         super().__init__()
         plan = (channels, *(factor * width for factor in _FACTORS))
-        pairs = list(zip(plan, plan[1:], strict=False))
+        pairs = list(itertools.pairwise(plan))
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for _, b in pairs)
         self.head = nn.Linear(plan[-1], num_classes)
