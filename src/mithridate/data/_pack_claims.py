@@ -2,7 +2,7 @@
 
 Every claim about content is a function of (base images, ids, images, labels) below, which `make_pack` calls to write
 the claim and `verify_pack` to check it. `content` binds the claims to the poisons, `digest` binds the claims to each
-other: both find accidents and careless editing. Against somebody who recomputes them, only comparing with the data helps.
+other: both find accidents and careless editing. Somebody who recomputes them is found by comparing with the data only.
 
 Shapes   p poisons of c channels, h rows, w columns.
 """
