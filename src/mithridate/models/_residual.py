@@ -18,7 +18,7 @@ class Stem(nn.Module):
         self.conv = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(width)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b w h2 w2"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h2 w2"]:
         """Return the first feature map."""
         x = functional.relu(self.norm(self.conv(x)))
         return functional.max_pool2d(x, 3, 2, 1) if self.large else x
