@@ -5,6 +5,7 @@ to the same bytes. The controls (no attack, noise of the same size, no defense) 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -58,6 +59,10 @@ def _checked(check: Callable[[str], None]) -> AfterValidator:
 def _epsilon(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"must be a number in (0, 1] or a fraction such as 16/255, got {value!r}")
+    if isinstance(value, str) and "e" in value.lower():
+        # Through a float: as an exact fraction, 1e999999999 would take minutes to write out.
+        with suppress(ValueError):
+            value = float(value)
     return format_epsilon(parse_epsilon(value))
 
 

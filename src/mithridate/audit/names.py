@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from mithridate.core.errors import Misuse
-from mithridate.core.registry import Registry, closest
+from mithridate.core.registry import Registry, closest, unknown_name
 from mithridate.training.contracts_index import CONTRACT_NAMES
 
 T = TypeVar("T")
@@ -24,7 +24,6 @@ DEFENSES = Registry("mithridate.defenses", "defense", "mithridate.defenses")
 
 ATTACK_CONTROLS = ("none", "noise")
 DEFENSE_CONTROLS = ("none",)
-THREATS = ("single-class", "third-party", "self-betrayal", "random-subset")
 
 SOURCES: Mapping[str, str] = MappingProxyType(
     {
@@ -60,7 +59,7 @@ def check_source(source: str) -> None:
     """Check the name of a data set: a known name, an existing folder, or `hf:owner/name[@revision]`.
 
     Raises:
-        Misuse: MTH-0122 for a name that is none of these.
+        Misuse: MTH-0101 for a name that is none of these, MTH-0122 for a missing folder or a malformed hub id.
     """
     if source in SOURCES:
         return
@@ -72,12 +71,14 @@ def check_source(source: str) -> None:
         raise Misuse("MTH-0122", f"data set {source!r} is no hub id", hint=hint)
     if Path(source).expanduser().is_dir():
         return
-    looks_like_path = "/" in source or source.startswith(("~", "."))
-    raise unknown(
-        "data set",
-        source,
-        () if looks_like_path else tuple(SOURCES),
-        rest="there is no such folder" if looks_like_path else "a folder of images or parquet files, or hf:owner/name",
+    if "/" in source or source.startswith(("~", ".")):
+        raise Misuse("MTH-0122", f"data set {source!r}: there is no such folder", hint="give a folder that exists")
+    near = closest(source, SOURCES)
+    rest = "or a folder of images or parquet files, or hf:owner/name"
+    raise Misuse(
+        "MTH-0101",
+        f"unknown data set {source!r}; there are: {', '.join(SOURCES)}, {rest}",
+        hint=f"did you mean {near!r}?" if near else "",
     )
 
 
@@ -85,46 +86,37 @@ def check_recipe(name: str) -> None:
     """Check the name of a victim contract.
 
     Raises:
-        Misuse: MTH-0122 for an unknown name.
+        Misuse: MTH-0101 for an unknown name.
     """
     if name not in CONTRACT_NAMES:
-        raise unknown("recipe", name, CONTRACT_NAMES)
+        raise unknown_name("recipe", name, CONTRACT_NAMES)
 
 
 def check_scenarios(source: str) -> None:
     """Check a scenario source: `random`, a shipped list, or `LIST:KEY`.
 
     Raises:
-        Misuse: MTH-0122 for an unknown list or key.
+        Misuse: MTH-0101 for an unknown list or key.
     """
     name, colon, key = source.partition(":")
     if source == "random":
         return
     if name not in scenario_lists():
-        raise unknown("scenario list", name, ("random", *scenario_lists()))
+        raise unknown_name("scenario list", name, ("random", *scenario_lists()))
     setups = scenario_list(name)["setups"]
     keys = tuple(str(setup[0]) for setup in setups) if isinstance(setups, list) else ()
     if colon and key not in keys:
-        raise unknown(f"scenario of {name}", key, keys)
+        raise unknown_name(f"scenario of {name}", key, keys)
 
 
 def check_method(registry: Registry, name: str, controls: tuple[str, ...] = ()) -> None:
     """Check the name of an attack or a defense; controls that have no module are legal too.
 
     Raises:
-        Misuse: MTH-0122 for an unknown name.
+        Misuse: MTH-0101 for an unknown name.
     """
-    allowed = tuple(dict.fromkeys((*controls, *registry.names())))
-    if name not in allowed:
-        raise unknown(registry.kind, name, allowed)
-
-
-def unknown(kind: str, name: str, allowed: tuple[str, ...], *, rest: str = "") -> Misuse:
-    """Return the error for a name that does not exist, with the closest one or, failing that, all of them."""
-    match = closest(name, allowed)
-    listed = ", ".join(allowed[:12]) + (", ..." if len(allowed) > 12 else "")
-    words = [f"did you mean {match!r}?"] if match else [f"allowed: {listed}"] if allowed else []
-    return Misuse("MTH-0122", f"there is no {kind} {name!r}", hint="; ".join([*words, *([rest] if rest else [])]))
+    if name not in controls:
+        registry.check(name)
 
 
 def instantiate(method: Callable[..., T], name: str, options: Mapping[str, object]) -> T:

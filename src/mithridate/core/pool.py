@@ -153,7 +153,9 @@ def _lines(child: _Child) -> list[bytes]:
     data = os.read(child.back, 1 << 16)
     if not data:
         _, status = os.waitpid(child.pid, 0)
-        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.waitstatus_to_exitcode(status)}"
+        how = (
+            f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.waitstatus_to_exitcode(status)}"
+        )
         child.pid = 0
         raise WorkError(
             "MTH-0006",

@@ -1,0 +1,120 @@
+"""What an audit's jobs do: train a surrogate, craft a pack, train and judge a victim."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mithridate.attacks._base import AttackKit
+from mithridate.audit.assembly import Assembly, defended, job_key
+from mithridate.core.pool import Tell
+from mithridate.core.seeds import address
+from mithridate.data.packs import PoisonPack
+from mithridate.data.scenarios import Scenario
+from mithridate.evaluation.alignment import Probe, alignment, alignment_probe
+from mithridate.evaluation.outcome import judge
+from mithridate.models.weights import load_weights, save_weights
+from mithridate.training.contracts import augmentation
+from mithridate.training.loop import begin, steps
+from mithridate.training.plan import Plan
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Runs jobs of one audit by name; it keeps nothing between them but the loaded surrogates."""
+
+    assembly: Assembly
+
+    def __call__(self, name: str, tell: Tell) -> Result:
+        """Run one job and return its record."""
+        begun = time.monotonic()
+        match name.split("/"):
+            case ["surrogate", number]:
+                record = self._surrogate(int(number), tell)
+            case ["craft", label, key]:
+                record = self._craft(label, self.assembly.scenario(key), tell)
+            case ["victim", "none", defense, number]:
+                record = self._victim(name, None, defense, self.assembly.scenarios, int(number), tell)
+            case ["victim", label, defense, key, number]:
+                scenario = self.assembly.scenario(key)
+                record = self._victim(name, self._pack(label, scenario), defense, (scenario,), int(number), tell)
+            case _:
+                raise AssertionError(name)
+        return {**record, "seconds": round(time.monotonic() - begun, 3)}
+
+    def _surrogate(self, number: int, tell: Tell) -> Result:
+        plan, seed = self.assembly.surrogates[number], address(self.assembly.config.seed, "surrogate", number)
+        net, losses, _ = _trained(plan, seed, {}, tell)
+        save_weights(net, self.assembly.folder / "cells" / f"surrogate-{number}.safetensors")
+        outcome = judge(net, self.assembly.data.test, ())
+        return {"correct": outcome.correct, "tested": outcome.tested, "losses": losses}
+
+    def _craft(self, label: str, scenario: Scenario, tell: Tell) -> Result:
+        chosen = self.assembly.attacks[label]
+        kit = AttackKit(
+            data=self.assembly.data,
+            surrogates=tuple(self._load_surrogate(k) for k in range(chosen.surrogates_needed)),
+            augment=augmentation(self.assembly.plan),
+            progress=tell,
+        )
+        seed = address(self.assembly.config.seed, "craft", label, scenario.name)
+        pack = chosen.craft(kit, scenario, seed=seed)
+        pack.save(self._pack_path(label, scenario))
+        return {"manifest": dict(pack.manifest)}
+
+    def _victim(
+        self,
+        name: str,
+        pack: PoisonPack | None,
+        defense: str,
+        scenarios: tuple[Scenario, ...],
+        number: int,
+        tell: Tell,
+    ) -> Result:
+        """Train on the poisoned (or clean) data and judge.
+
+        The seed depends on the scenario and not on attack or defense, so that these are compared on equal draws.
+        """
+        assembly = self.assembly
+        who = "clean" if pack is None else scenarios[0].name
+        seed = address(assembly.config.seed, "victim", who, number)
+        plan = assembly.plan if pack is None else assembly.plan.poisoned(pack)
+        probes = {}
+        if assembly.config.alignment and number == 0:
+            probes = {s.name: alignment_probe(plan.data, assembly.data.test, s) for s in scenarios}
+        plan = defended(assembly, defense, plan, address(seed, "defense", defense))
+        net, losses, traces = _trained(plan, seed, probes, tell)
+        outcome = judge(net, assembly.data.test, scenarios)
+        return {**outcome.to_record(), "losses": losses, "alignment": traces, "seed": seed}
+
+    def _pack(self, label: str, scenario: Scenario) -> PoisonPack:
+        return PoisonPack.load(self._pack_path(label, scenario))
+
+    def _pack_path(self, label: str, scenario: Scenario) -> Path:
+        return self.assembly.folder / "packs" / label / job_key(scenario)
+
+    def _load_surrogate(self, number: int) -> nn.Module:
+        plan = self.assembly.surrogates[number]
+        net = plan.model.build(0)
+        load_weights(net, self.assembly.folder / "cells" / f"surrogate-{number}.safetensors")
+        return net.to(plan.device)
+
+
+def _trained(
+    plan: Plan, seed: int, probes: Mapping[str, Probe], tell: Tell
+) -> tuple[nn.Module, list[float], dict[str, list[float]]]:
+    """Train; return the network, the loss of every epoch and the alignment traces of the probes."""
+    run = begin(plan, seed)
+    losses: list[float] = []
+    traces: dict[str, list[float]] = {name: [] for name in probes}
+    for event in steps(plan, seed, run):
+        losses.append(round(float(event.loss), 6))
+        tell({"done": event.epoch / plan.epochs})
+        for name, probe in probes.items():
+            traces[name].append(round(alignment(run.net.module, probe), 6))
+    return run.net.module.eval(), losses, traces

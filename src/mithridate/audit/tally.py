@@ -1,0 +1,165 @@
+"""Counting: from the ledger's records to cells, per-target rows, traces and comparisons. Plain Python, no torch.
+
+A cell is an attack under a defense, pooled over the scenarios and victim seeds. Outcomes are nearly all-or-nothing per
+target, so targets are the sampling unit of every interval and test.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from mithridate.core.intervals import Rate, clustered, fisher_greater, paired_greater
+
+Records = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Victim:
+    """One victim's record under its address."""
+
+    attack: str
+    defense: str
+    number: int
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """All victims of an attack under a defense.
+
+    Attributes:
+        hits: For each target (by scenario and test row), its hits over the victims.
+        chances: For each target, the victims' probabilities of the adversarial class.
+    """
+
+    attack: str
+    defense: str
+    victims: tuple[Victim, ...]
+    hits: Mapping[tuple[str, int], tuple[int, ...]]
+    chances: Mapping[tuple[str, int], tuple[float, ...]]
+
+    @property
+    def successes(self) -> int:
+        """Hits over all targets and victims."""
+        return sum(map(sum, self.hits.values()))
+
+    @property
+    def trials(self) -> int:
+        """Target images times the victims that were asked about them."""
+        return sum(map(len, self.hits.values()))
+
+    def success(self) -> Rate:
+        """Return the attack success rate, clustered by target."""
+        per_target = list(self.hits.values())
+        return clustered([sum(hits) for hits in per_target], [len(hits) for hits in per_target])
+
+    def accuracy(self) -> Rate:
+        """Return the accuracy on clean test images, clustered by victim."""
+        records = [victim.record for victim in self.victims]
+        return clustered([r["correct"] for r in records], [r["tested"] for r in records])
+
+
+def victims(records: Records) -> Iterator[Victim]:
+    """Yield the victims among the records."""
+    for name, record in records.items():
+        match name.split("/"):
+            case ["victim", attack, defense, *_, number]:
+                yield Victim(attack, defense, int(number), record)
+
+
+def tallies(records: Records, attacks: Sequence[str], defenses: Sequence[str]) -> dict[tuple[str, str], Tally]:
+    """Return the tally of every attack and defense that has victims, in the order of the grid."""
+    everyone = list(victims(records))
+    grid = {(attack, defense): _tally(attack, defense, everyone) for defense in defenses for attack in attacks}
+    return {cell: tally for cell, tally in grid.items() if tally.victims}
+
+
+def _tally(attack: str, defense: str, everyone: Iterable[Victim]) -> Tally:
+    chosen = tuple(victim for victim in everyone if (victim.attack, victim.defense) == (attack, defense))
+    hits: dict[tuple[str, int], list[int]] = {}
+    chances: dict[tuple[str, int], list[float]] = {}
+    for victim in chosen:
+        for target in victim.record["targets"]:
+            key = (target["scenario"], target["target"])
+            hits.setdefault(key, []).append(int(target["hit"]))
+            chances.setdefault(key, []).append(target["adversarial_probability"])
+    return Tally(
+        attack,
+        defense,
+        chosen,
+        {key: tuple(value) for key, value in hits.items()},
+        {key: tuple(value) for key, value in chances.items()},
+    )
+
+
+def cells(grid: Mapping[tuple[str, str], Tally], scenario: str) -> list[dict[str, Any]]:
+    """Return the cells of the report."""
+    return [_cell(tally, scenario) for tally in grid.values()]
+
+
+def _cell(tally: Tally, scenario: str) -> dict[str, Any]:
+    success, accuracy = tally.success(), tally.accuracy()
+    single = all(len(hits) == 1 for hits in tally.hits.values())
+    return {
+        "scenario": scenario,
+        "attack": tally.attack,
+        "defense": tally.defense,
+        "targets": len(tally.hits),
+        "trials": tally.trials,
+        "successes": tally.successes,
+        "attack_success_rate": success.point,
+        "interval": [success.low, success.high],
+        "interval_method": "wilson" if single else "clustered",
+        "clean_accuracy": accuracy.point,
+        "clean_accuracy_interval": [accuracy.low, accuracy.high],
+        "victims": len(tally.victims),
+        "seconds": round(sum(victim.record["seconds"] for victim in tally.victims), 3),
+    }
+
+
+def comparisons(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
+    """Return one-sided exact tests of every undefended attack against both controls, with targets as units."""
+    found = []
+    for (attack, defense), tally in grid.items():
+        if defense != "none" or attack in ("none", "noise"):
+            continue
+        for control in ("none", "noise"):
+            other = grid.get((control, "none"))
+            if other is None:
+                continue
+            k1, n1, k2, n2 = (*_targets_hit(tally), *_targets_hit(other))
+            label = "no attack" if control == "none" else "noise of the same size"
+            what = f"{attack} hits more targets than {label} ({k1} of {n1} against {k2} of {n2})"
+            pairs = [
+                (fmean(tally.hits[target]), fmean(other.hits[target])) for target in tally.hits if target in other.hits
+            ]
+            found.append({"what": what, "p_value": fisher_greater(k1, n1, k2, n2), "test": "Fisher exact, one-sided"})
+            found.append({"what": what, "p_value": paired_greater(pairs), "test": "paired sign test, one-sided"})
+    return found
+
+
+def _targets_hit(tally: Tally) -> tuple[int, int]:
+    """Return how many targets are hit in more than half of their victims, and of how many."""
+    return sum(2 * sum(hits) > len(hits) for hits in tally.hits.values()), len(tally.hits)
+
+
+def traces(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
+    """Return the alignment of every cell by epoch: mean and extremes over the targets."""
+    found = []
+    for (attack, defense), tally in grid.items():
+        curves = [curve for victim in tally.victims for curve in victim.record.get("alignment", {}).values()]
+        if not curves:
+            continue
+        columns = list(zip(*curves, strict=True))
+        found.append(
+            {
+                "attack": attack,
+                "defense": defense,
+                "epochs": list(range(1, len(columns) + 1)),
+                "mean": [round(fmean(column), 6) for column in columns],
+                "low": [min(column) for column in columns],
+                "high": [max(column) for column in columns],
+            }
+        )
+    return found

@@ -1,0 +1,121 @@
+"""The verdict of an audit: one sentence with its interval, and one of three values.
+
+An attack that does not beat both controls without a defense says nothing about any defense: the verdict is then
+inconclusive, whatever the gate. A gate compares the bound of the interval, not the point.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mithridate.audit.tally import Tally
+from mithridate.core.intervals import Rate
+from mithridate.core.verdicts import Gate, Judgement, Status
+
+Grid = Mapping[tuple[str, str], Tally]
+SIGNIFICANCE = 0.05
+"""An attack counts as working if it beats both controls at this level."""
+
+
+def verdict(grid: Grid, comparisons: list[dict[str, Any]], gate: str | None, budget: str) -> dict[str, Any]:
+    """Return the verdict of the report document.
+
+    Args:
+        grid: The tallies by attack and defense.
+        comparisons: The tests of the attacks against their controls.
+        gate: The gate as the user wrote it, or None.
+        budget: The attacker's budget in words, such as "6 % of digits".
+    """
+    attacks = [attack for attack, defense in grid if defense == "none" and attack not in ("none", "noise")]
+    if not attacks:
+        return _document(Status.INCONCLUSIVE, "No attack was asked for, so nothing was tested.", [], gate)
+    failed = [attack for attack in attacks if not _works(attack, comparisons)]
+    strongest = max(attacks, key=lambda attack: grid[attack, "none"].success().point or 0.0)
+    sentence = _sentence(grid, strongest, budget)
+    if len(failed) == len(attacks):
+        reasons = [
+            f"{name(attack)} without a defense did not beat both controls at the {SIGNIFICANCE:.0%} level, "
+            "so nothing can be said about defenses; use more targets, a larger budget or a larger epsilon"
+            for attack in failed
+        ]
+        return _document(Status.INCONCLUSIVE, "Inconclusive: the attack did not work. " + sentence, reasons, gate)
+    reasons = [f"{name(attack)} did not beat both controls and is left out of the verdict" for attack in failed]
+    if gate is None:
+        return _document(Status.PASS, sentence, reasons, gate)
+    status, judged = _judge(grid, [attack for attack in attacks if attack not in failed], Gate.parse(gate))
+    return _document(status, sentence, reasons + judged, gate)
+
+
+def name(method: str) -> str:
+    """Return a method's name for a sentence."""
+    return {"witches-brew": "Witches' Brew", "noise": "random noise", "none": "no attack"}.get(
+        method, method.replace("-", " ").title()
+    )
+
+
+def percent(rate: Rate) -> str:
+    """Return a rate with its interval, such as `88 % (95 % interval 53-98 %)`."""
+    if rate.point is None:
+        return "n/a"
+    return f"{100 * rate.point:.0f} % (95 % interval {100 * rate.low:.0f}-{100 * rate.high:.0f} %)"
+
+
+def _works(attack: str, comparisons: list[dict[str, Any]]) -> bool:
+    tests = [c["p_value"] for c in comparisons if c["what"].startswith(attack + " ") and c["test"].startswith("Fisher")]
+    return bool(tests) and all(p < SIGNIFICANCE for p in tests)
+
+
+def _sentence(grid: Grid, attack: str, budget: str) -> str:
+    undefended = grid[attack, "none"]
+    control = grid.get(("noise", "none"))
+    against = f", against {control.successes} of {control.trials} with noise of the same size" if control else ""
+    text = (
+        f"Poisoning {budget} with {name(attack)} turned {undefended.successes} of {undefended.trials} targets, "
+        f"{percent(undefended.success())}{against}"
+    )
+    for (other, defense), tally in grid.items():
+        if other == attack and defense != "none":
+            text += f"; under {name(defense)} {tally.successes} of {tally.trials}, {percent(tally.success())}"
+            text += _cost(grid, defense)
+    return text + "."
+
+
+def _cost(grid: Grid, defense: str) -> str:
+    """Return what the defense costs in clean accuracy without any attack."""
+    with_it, without = grid.get(("none", defense)), grid.get(("none", "none"))
+    if with_it is None or without is None:
+        return ""
+    points = 100 * ((without.accuracy().point or 0.0) - (with_it.accuracy().point or 0.0))
+    return f", at a cost of {points:.1f} points of clean accuracy"
+
+
+def _judge(grid: Grid, attacks: list[str], gate: Gate) -> tuple[Status, list[str]]:
+    """Judge the defended cells of the attacks that work, or the undefended ones if no defense was asked for."""
+    chosen = [cell for cell in grid if cell[0] in attacks and cell[1] != "none"]
+    chosen = chosen or [cell for cell in grid if cell[0] in attacks]
+    worst, reasons = Status.PASS, []
+    for attack, defense in chosen:
+        judgement = _measure(grid, attack, defense, gate)
+        under = "without a defense" if defense == "none" else f"under {name(defense)}"
+        reasons.append(f"{name(attack)} {under}: {judgement.reason}")
+        worst = max(worst, judgement.status, key=[Status.PASS, Status.INCONCLUSIVE, Status.FAIL].index)
+    return worst, reasons
+
+
+def _measure(grid: Grid, attack: str, defense: str, gate: Gate) -> Judgement:
+    tally = grid[attack, defense]
+    if gate.metric == "asr":
+        return gate.judge(tally.success())
+    if gate.metric == "clean_accuracy":
+        return gate.judge(tally.accuracy())
+    clean, poisoned = grid["none", "none"].accuracy(), tally.accuracy()
+    return gate.judge(poisoned.drop_from(clean))
+
+
+def _document(status: Status, sentence: str, reasons: list[str], gate: str | None) -> dict[str, Any]:
+    return {
+        "status": status.value,
+        "exit_code": int(status.exit_code),
+        "sentence": sentence,
+        "reasons": reasons,
+        "gate": gate,
+    }

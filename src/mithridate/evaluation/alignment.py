@@ -1,0 +1,61 @@
+"""The alignment trace: does training on the poisons pull the victim towards the adversarial goal?
+
+    a(theta) = cos( grad_theta mean_i l(x_i, y_i),  grad_theta l(x_target, y_adversarial) )
+
+taken over the poisoned rows i at the end of every epoch of the victim's training. Gradient-matched poisons should keep
+it larger than unmodified images or random noise do: it is the condition under which the proof sketch of Witches' Brew
+makes the adversarial loss fall. Paper: Geiping et al. (ICLR 2021), proposition 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mithridate.data.examples import Examples
+from mithridate.data.scenarios import Scenario
+
+_AT_MOST = 128
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Probe:
+    """The two batches whose gradients are compared: images in [0, 1] and labels, at most 128 poisons."""
+
+    poisons: Float[Tensor, "p c h w"]
+    poison_labels: Int64[Tensor, " p"]
+    targets: Float[Tensor, "t c h w"]
+    adversarial_labels: Int64[Tensor, " t"]
+
+
+def alignment_probe(train: Examples, test: Examples, scenario: Scenario) -> Probe:
+    """Return the probe of a scenario; `train` holds the poisoned, noised or clean version of its rows."""
+    rows = torch.tensor(scenario.poison_ids[:_AT_MOST], device=train.labels.device)
+    targets = torch.tensor(scenario.targets, device=test.labels.device)
+    return Probe(
+        poisons=train.images.gather(rows).to(torch.float32) / 255,
+        poison_labels=train.labels[rows],
+        targets=test.images.gather(targets).to(torch.float32) / 255,
+        adversarial_labels=torch.full_like(targets, scenario.adversarial_class),
+    )
+
+
+def alignment(net: nn.Module, probe: Probe) -> float:
+    """Return the cosine for the network as it is, in evaluation mode; the mode and gradients are left alone."""
+    was_training = net.training
+    net.eval()
+    try:
+        ours = _gradient(net, probe.poisons, probe.poison_labels)
+        theirs = _gradient(net, probe.targets, probe.adversarial_labels)
+    finally:
+        net.train(was_training)
+    return float(torch.dot(ours, theirs) / (ours.norm() * theirs.norm()).clamp_min(1e-30))
+
+
+def _gradient(net: nn.Module, x: Tensor, labels: Tensor) -> Float[Tensor, " d"]:
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    loss = functional.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), labels)
+    gradients = torch.autograd.grad(loss, parameters)
+    return torch.cat([g.flatten() for g in gradients]).double()

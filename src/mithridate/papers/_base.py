@@ -1,0 +1,98 @@
+"""A paper as an object: its claim, what it published, how it is run here at three scales, and every departure.
+
+A reproduction is an audit whose report also says what the paper claims, what was measured, and whether the claim held.
+Published figures carry their provenance; figures that could not be confirmed in a source are not printed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mithridate.audit.assembly import Assembly
+from mithridate.audit.config import AuditConfig
+from mithridate.audit.run import Finished, run_audit
+from mithridate.core.events import Progress
+
+Scale = Literal["smoke", "cpu", "paper"]
+Document = dict[str, Any]
+
+
+class AbstractPaper(ABC):
+    """One published system."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    citation: ClassVar[str]
+    claim: ClassVar[str]
+    published: ClassVar[tuple[tuple[str, str, str], ...]]
+
+    @abstractmethod
+    def config(self, scale: Scale) -> AuditConfig:
+        """Return the audit that checks the claim at a scale."""
+
+    @abstractmethod
+    def departures(self, scale: Scale) -> tuple[str, ...]:
+        """Return every way in which the run at this scale differs from the paper."""
+
+    @abstractmethod
+    def measured(self, document: Document) -> list[list[str]]:
+        """Return labelled figures of the run, with intervals."""
+
+    @abstractmethod
+    def verdict(self, document: Document) -> Document:
+        """Return the verdict on the claim: pass if it held, fail if it did not, inconclusive otherwise."""
+
+
+def reproduce(
+    paper: AbstractPaper, scale: Scale, folder: Path, *, progress: Progress | None = None, command: str = ""
+) -> Finished:
+    """Run the paper's audit at a scale and write its report.
+
+    Args:
+        paper: The system.
+        scale: `smoke` takes a minute, `cpu` about an hour on two cores, `paper` is the published setting.
+        folder: The run folder; resumes if it holds this reproduction.
+        progress: Shown while jobs run.
+        command: What the user typed, for the report.
+    """
+
+    def decorate(document: Document, _assembly: Assembly) -> Document:
+        return {
+            **document,
+            "kind": "paper",
+            "title": f"{paper.title}, reproduced at scale {scale}",
+            "verdict": paper.verdict(document),
+            "paper": {
+                "name": paper.name,
+                "claim": paper.claim,
+                "citation": paper.citation,
+                "departures": list(paper.departures(scale)),
+                "published": [list(row) for row in paper.published],
+                "measured": paper.measured(document),
+            },
+        }
+
+    return run_audit(paper.config(scale), folder, progress=progress, command=command, decorate=decorate)
+
+
+def cell(document: Document, attack: str, defense: str) -> Mapping[str, Any]:
+    """Return a cell of the report document."""
+    return next(c for c in document["cells"] if (c["attack"], c["defense"]) == (attack, defense))
+
+
+def success_row(document: Document, attack: str, defense: str, label: str) -> list[str]:
+    """Return a labelled success rate with its interval and count."""
+    found = cell(document, attack, defense)
+    low, high = found["interval"]
+    text = (
+        f"{100 * found['attack_success_rate']:.1f} % ({found['successes']} of {found['trials']}, "
+        f"95 % interval {100 * low:.1f}-{100 * high:.1f} %)"
+    )
+    return [label, text]
+
+
+def accuracy_row(document: Document, attack: str, defense: str, label: str) -> list[str]:
+    """Return a labelled clean accuracy with the number of victims."""
+    found = cell(document, attack, defense)
+    return [label, f"{100 * found['clean_accuracy']:.2f} % (mean of {found['victims']} victims)"]
