@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mithridate.core.errors import Misuse, MithridateError
 from mithridate.models._base import mode
-from mithridate.models.names import closest
+from mithridate.models.names import suggest
 
 _returned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -70,7 +70,7 @@ def attribute(name: str, module: ModuleType, factory: str) -> Callable[..., obje
             found: object = operator.attrgetter(factory)(module)
         except AttributeError as error:
             names = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-            hint = closest(factory, names) if names else "it defines no function at all"
+            hint = suggest(factory, names) if names else "it defines no function at all"
             raise Misuse("MTH-0406", f"model {name!r}: there is no {factory!r} in it", hint=hint) from error
     if not callable(found):
         raise Misuse(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mithridate.core.errors import Misuse
 from mithridate.models._foreign import ForeignCode, Shape
-from mithridate.models.names import ModelName, closest, missing_package
+from mithridate.models.names import ModelName, missing_package, suggest
 
 
 class Adapted(nn.Module):
@@ -129,4 +129,4 @@ def _broken(name: str, package: str, error: Exception) -> Misuse:
 
 
 def _unknown(name: str, source: str, library: str, known: Sequence[str]) -> Misuse:
-    return Misuse("MTH-0404", f"model {name!r}: {library} has no classifier {source!r}", hint=closest(source, known))
+    return Misuse("MTH-0404", f"model {name!r}: {library} has no classifier {source!r}", hint=suggest(source, known))

@@ -10,7 +10,6 @@ width and makes the `-wN` suffix legal. Underscore and hyphen are interchangeabl
 """
 
 import ast
-import difflib
 import enum
 import functools
 import importlib.util
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mithridate.core.errors import Misuse
+from mithridate.core.registry import closest
 
 
 class Kind(enum.Enum):
@@ -152,12 +152,12 @@ def is_brittle(name: str) -> bool:
     return any(word in architecture for word in _BRITTLE)
 
 
-def closest(name: str, allowed: Iterable[str]) -> str:
+def suggest(name: str, allowed: Iterable[str]) -> str:
     """Return a hint with the closest allowed name, or with all of them, or the first twelve."""
     names = list(allowed)
-    match = difflib.get_close_matches(name, names, n=1)
-    if match:
-        return f"did you mean {match[0]!r}?"
+    match = closest(name, names)
+    if match is not None:
+        return f"did you mean {match!r}?"
     return "one of " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
@@ -194,7 +194,7 @@ def _built_in(name: str) -> ModelName:
         hint = (
             "write FILE.py:factory, with the function that builds the net"
             if name.endswith(".py")
-            else closest(base, widths)
+            else suggest(base, widths)
         )
         raise Misuse("MTH-0401", f"there is no built-in model {name!r}", hint=hint)
     default = widths[base]

@@ -5,7 +5,6 @@ The normalisation is part of them: means and deviations come back with the weigh
 
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
             the model is untouched.
     """
     expected: dict[str, Tensor] = model.state_dict()
-    found = {name: torch.from_numpy(np.array(value)) for name, value in read_safetensors(path).items()}
+    found = {name: torch.from_numpy(value) for name, value in read_safetensors(path).items()}
     for name, ours in expected.items():
         theirs = found.get(name)
         if theirs is None:
