@@ -20,7 +20,7 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mithridate.core.artefacts import new_artefact, open_artefact
+from mithridate.core.artefacts import disk_errors, new_artefact, open_artefact
 from mithridate.core.boundary import read_npz
 from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.data._pack_claims import CLAIMS, content_hash, levels_allowed, make_claims, read_claims
@@ -102,7 +102,8 @@ class PoisonPack:
         """
         with new_artefact(Path(path), kind=KIND, overwrite=overwrite) as draft:
             draft.manifest.update(self.manifest)
-            np.savez(draft.path / _PAYLOAD, **_arrays(self))
+            with disk_errors(Path(path), self.images.numel()):
+                np.savez(draft.path / _PAYLOAD, ids=self.ids, images=self.images, labels=self.labels)
 
     @classmethod
     def load(cls, path: str | Path) -> "PoisonPack":
@@ -191,7 +192,7 @@ def assemble(arrays: Mapping[str, NDArray[Any]], manifest: Mapping[str, Any], *,
     ids, images, labels = (
         torch.from_numpy(np.ascontiguousarray(arrays[key], dtype=kind)) for key, (kind, _) in wanted.items()
     )
-    if len(ids) and (int(ids.min()) < 0 or len(ids.unique()) != len(ids)):
+    if len(ids) and (int(ids.min()) < 0 or len(set(ids.tolist())) != len(ids)):
         raise BadArtefact("MTH-0322", f"{where}: poison ids must be distinct rows, numbered from 0")
     claims, scenario = read_claims(manifest, where)
     if claims.content != content_hash(ids, images, labels):
@@ -203,10 +204,6 @@ def assemble(arrays: Mapping[str, NDArray[Any]], manifest: Mapping[str, Any], *,
     if tuple(ids.tolist()) != scenario.poison_ids:
         raise BadArtefact("MTH-0323", f"{where}: the poison ids are not those of scenario {scenario.name!r}")
     return PoisonPack(ids, images, labels, claims.plain())
-
-
-def _arrays(pack: PoisonPack) -> dict[str, NDArray[Any]]:
-    return {"ids": pack.ids.numpy(), "images": pack.images.numpy(), "labels": pack.labels.numpy()}
 
 
 def _checked_labels(labels: Tensor, ids: Tensor, base: Examples) -> Tensor:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mithridate.core.artefacts import new_artefact, open_artefact, write_atomic
-from mithridate.core.boundary import decode_image, read_json, read_npz, read_parquet
+from mithridate.core.artefacts import disk_errors, new_artefact, open_artefact, write_atomic
+from mithridate.core.boundary import Caps, decode_image, read_bytes, read_json, read_npz, read_parquet
 from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.core.registry import closest
 from mithridate.data._pack import PoisonPack, assemble, make_pack
@@ -44,9 +44,9 @@ IMPORT_FORMATS = ("png", "parquet", "npz")
 
 _PNG_KIND = "poison-pack-png"
 _BENCHMARK_KIND = "poison-pack-benchmark"
-_MODES = {1: "L", 3: "RGB"}
+_MODES: Mapping[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
 _THREADS = 4
-_MAX_IMAGE_BYTES = 64 << 20
+_IMAGE_CAPS = Caps(file_bytes=64 << 20)
 _METADATA = b"mithridate"
 _README = """Poisons of one trial in the layout of the poisoning benchmark (arXiv 2006.12557), without pickle.
 
@@ -103,7 +103,8 @@ def export_pack(
         with new_artefact(path, kind=kind, overwrite=overwrite) as draft:
             draft.manifest.update(pack.manifest)
             for name, content in files:
-                (draft.path / name).write_bytes(content)
+                with disk_errors(path, len(content)):
+                    (draft.path / name).write_bytes(content)
         return
     if path.exists() and not overwrite:
         raise Misuse("MTH-0327", f"{path} exists already", hint="choose another path, or allow overwriting")
@@ -236,7 +237,7 @@ def _read_png(path: Path, train: Examples) -> _Decoded:
             "MTH-0322",
             f'{path / "poisons.json"} must hold {{"poisons": [{{"file": NAME.png, "id": ROW, "label": CLASS}}, ...]}}',
         )
-    images = _decode((_content(path, row["file"]) for row in rows), train)
+    images = _decode((read_bytes(path / row["file"], _IMAGE_CAPS) for row in rows), train)
     return {"images": images, "ids": _column(rows, "id"), "labels": _column(rows, "label")}, manifest
 
 
@@ -245,16 +246,10 @@ def _is_row(row: object) -> bool:
     if not isinstance(row, dict) or set(row) != {"file", "id", "label"}:
         return False
     file, numbers = row["file"], (row["id"], row["label"])
-    inside = isinstance(file, str) and file.endswith(".png") and not set(file) & set("/\\\0:")
-    return inside and all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
-
-
-def _content(path: Path, name: str) -> bytes:
-    try:
-        with (path / name).open("rb") as file:
-            return file.read(_MAX_IMAGE_BYTES)
-    except OSError as error:
-        raise BadArtefact("MTH-0322", f"{path / name} cannot be read: {error.strerror}") from None
+    inside = isinstance(file, str) and file.endswith(".png") and file.isprintable() and not set(file) & set("/\\:")
+    return (
+        inside and len(file.encode()) < 256 and all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
+    )
 
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.int64]:
@@ -300,7 +295,7 @@ def _parquet_bytes(pack: PoisonPack) -> bytes:
     )
     columns = {"image": images, "label": pack.labels.tolist(), "id": pack.ids.tolist()}
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), buffer)
+    pq.write_table(pa.table(columns, schema=schema), buffer, write_page_checksum=True)
     return buffer.getvalue()
 
 

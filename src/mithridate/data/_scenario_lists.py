@@ -104,11 +104,11 @@ class ScenarioList:
         for what, found, wanted in sizes:
             if found != wanted:
                 raise self._misfit(data, f"it has {found:,} {what} instead of {wanted:,}")
-        for what, examples, wanted in (
+        for what, examples, digest in (
             ("test", test, self.test_labels_sha256),
             ("training", train, "" if part else self.train_labels_sha256),
         ):
-            if wanted and _labels_sha256(examples) != wanted:
+            if digest and _labels_sha256(examples) != digest:
                 raise self._misfit(data, f"its {what} labels are not in the published order")
         if not self.by_key:
             self._check_named_rows(data, part)

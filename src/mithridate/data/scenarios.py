@@ -97,18 +97,24 @@ class Scenario:
         names = {item.name for item in fields(cls)}
         if not isinstance(plain, Mapping) or set(plain) != names:
             raise Misuse("MTH-0309", f"a scenario has the fields {sorted(names)}, got {_short(plain)}")
-        rows = {key: _rows(key, plain[key]) for key in ("targets", "poison_ids")}
-        classes = {key: _rows(key, [plain[key]])[0] for key in ("target_class", "adversarial_class")}
-        texts = {key: plain[key] for key in ("name", "threat", "poison_ids_from")}
-        for key, text in texts.items():
-            if not isinstance(text, str):
-                raise Misuse("MTH-0309", f"scenario: {key} must be a text, got {_short(text)}")
-        if texts["poison_ids_from"] not in ("published", "drawn"):
-            raise Misuse("MTH-0309", f"scenario: poison_ids_from is published or drawn, got {_short(texts)}")
-        epsilon = plain["epsilon"]
+        for key in ("name", "threat"):
+            if not isinstance(plain[key], str):
+                raise Misuse("MTH-0309", f"scenario: {key} must be a text, got {_short(plain[key])}")
+        origin, epsilon = plain["poison_ids_from"], plain["epsilon"]
+        if origin not in ("published", "drawn"):
+            raise Misuse("MTH-0309", f"scenario: poison_ids_from is published or drawn, got {_short(origin)}")
         if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon <= 1:
             raise Misuse("MTH-0309", f"scenario: epsilon must be a number in [0, 1], got {_short(epsilon)}")
-        return cls(**rows, **classes, **texts, epsilon=Pixels(float(epsilon)))
+        return cls(
+            name=plain["name"],
+            targets=_rows("targets", plain["targets"]),
+            target_class=_rows("target_class", [plain["target_class"]])[0],
+            adversarial_class=_rows("adversarial_class", [plain["adversarial_class"]])[0],
+            poison_ids=_rows("poison_ids", plain["poison_ids"]),
+            epsilon=Pixels(float(epsilon)),
+            threat=plain["threat"],
+            poison_ids_from=origin,
+        )
 
 
 def scenario_sources() -> tuple[str, ...]:
