@@ -74,7 +74,7 @@ def read_source(path: Path) -> Source:
             f"configuration {str(path)!r} is not UTF-8 text (byte {error.start})",
             hint="is it the YAML file?",
         ) from None
-    values = read_yaml(text)
+    values = read_yaml(text, repr(str(path)))
     if values is None:
         values = {}
     if not isinstance(values, Mapping):

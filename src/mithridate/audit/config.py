@@ -35,6 +35,7 @@ from mithridate.audit.names import (
     check_source,
     scenario_count,
 )
+from mithridate.core.registry import Registry
 from mithridate.core.units import Pixels, format_epsilon, parse_epsilon, parse_rate
 from mithridate.core.verdicts import Gate
 from mithridate.models.names import check_name
@@ -183,7 +184,16 @@ class Method(_Section):
     """fields of the method; what is left out keeps the paper's value"""
 
 
-AnyMethod = Annotated[Method, BeforeValidator(_method)]
+def _known(registry: Registry, controls: tuple[str, ...]) -> AfterValidator:
+    def check(method: Method) -> Method:
+        check_method(registry, method.name, controls)
+        return method
+
+    return AfterValidator(check)
+
+
+Attack = Annotated[Method, BeforeValidator(_method), _known(ATTACKS, ATTACK_CONTROLS)]
+Defense = Annotated[Method, BeforeValidator(_method), _known(DEFENSES, DEFENSE_CONTROLS)]
 
 
 def _grid(methods: tuple[Method, ...], controls: tuple[str, ...], kind: str) -> tuple[Method, ...]:
@@ -200,14 +210,10 @@ def _grid(methods: tuple[Method, ...], controls: tuple[str, ...], kind: str) -> 
 
 
 def _attacks(methods: tuple[Method, ...]) -> tuple[Method, ...]:
-    for method in methods:
-        check_method(ATTACKS, method.name, ATTACK_CONTROLS)
     return _grid(methods, ATTACK_CONTROLS, "attack")
 
 
 def _defenses(methods: tuple[Method, ...]) -> tuple[Method, ...]:
-    for method in methods:
-        check_method(DEFENSES, method.name, DEFENSE_CONTROLS)
     return _grid(methods, DEFENSE_CONTROLS, "defense")
 
 
@@ -228,11 +234,11 @@ class AuditConfig(_Section):
     """share of the training set that the attacker may change, in (0, 1]"""
     epsilon: Annotated[str, BeforeValidator(_epsilon)]
     """largest change of a pixel, in [0, 1] units: 16/255 or 0.0627"""
-    attacks: Annotated[tuple[AnyMethod, ...], Field(strict=False), AfterValidator(_attacks)] = Field(
+    attacks: Annotated[tuple[Attack, ...], Field(strict=False), AfterValidator(_attacks)] = Field(
         ("witches-brew",), validate_default=True
     )
     """attacks to try; the controls none and noise are always added"""
-    defenses: Annotated[tuple[AnyMethod, ...], Field(strict=False), AfterValidator(_defenses)] = Field(
+    defenses: Annotated[tuple[Defense, ...], Field(strict=False), AfterValidator(_defenses)] = Field(
         (), validate_default=True
     )
     """defenses to try; none is always added"""

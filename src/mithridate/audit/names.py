@@ -115,8 +115,9 @@ def check_method(registry: Registry, name: str, controls: tuple[str, ...] = ()) 
     Raises:
         Misuse: MTH-0101 for an unknown name.
     """
-    if name not in controls:
-        registry.check(name)
+    allowed = {*controls, *registry.names()}
+    if name not in allowed:
+        raise unknown_name(registry.kind, name, allowed)
 
 
 def instantiate(method: Callable[..., T], name: str, options: Mapping[str, object]) -> T:

@@ -7,10 +7,7 @@ variables (they may hold data or keys), and the message names that file.
 import errno
 import json
 import os
-import platform
 import sys
-import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -104,7 +101,7 @@ def _failures(error: BaseException, session: Session) -> Iterator[Failure]:
         )
     elif isinstance(error, MemoryError) or any(sign in repr(error) for sign in _OUT_OF_MEMORY):
         yield Failure(
-            code="MTH-0005",
+            code="MTH-0008",
             message="out of memory",
             hint=f"use fewer --jobs, a smaller batch or a narrower model; {_kept(session)}",
             exit_code=int(ExitCode.INTERNAL),
@@ -156,6 +153,10 @@ def _kept(session: Session) -> str:
 
 
 def _write_trace(error: BaseException, folder: Path | None) -> Path | None:
+    import platform
+    import tempfile
+    import traceback
+
     head = f"mithridate {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}\n\n"
     text = head + "".join(traceback.format_exception(error))
     for place in (folder, None):

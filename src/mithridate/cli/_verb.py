@@ -49,6 +49,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     ]
     shown = inspect.Signature(flat)
     call.__signature__ = shown  # type: ignore[attr-defined]
+    # Typer keeps the line breaks of a docstring; a paragraph of help is one line.
+    call.__doc__ = "\n\n".join(" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
     return call
 

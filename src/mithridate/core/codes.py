@@ -17,7 +17,77 @@ class Explanation(NamedTuple):
 
 CODES: dict[str, Explanation] = {
     # 00xx general
+    "MTH-0001": Explanation(
+        "internal error",
+        "The program met a situation that it does not foresee: a fault of ours, not of your input.",
+        "Report it with the file that the message names: a traceback without values. Finished work is kept.",
+    ),
+    "MTH-0002": Explanation(
+        "interrupted",
+        "The run was stopped from outside (Ctrl-C).",
+        "Run the same command again: it goes on after the last finished piece of work.",
+    ),
+    "MTH-0003": Explanation(
+        "the command line is not understood",
+        "A verb or a flag does not exist, or a value has the wrong type.",
+        "`mithridate --help` lists the verbs, `mithridate VERB --help` its flags.",
+    ),
+    "MTH-0004": Explanation(
+        "the machine refused",
+        "The operating system refused to read or write: no permission, no space, a folder in place of a file.",
+        "Give a folder that may be written with --out, or free some space; then run the same command again.",
+    ),
+    "MTH-0008": Explanation(
+        "out of memory",
+        "Main memory or the memory of the accelerator is used up.",
+        "Use fewer --jobs, a smaller batch, a narrower model or fewer images; then run the same command again.",
+    ),
+    "MTH-0009": Explanation(
+        "no such error code",
+        "`mithridate explain` was asked for a code that this version does not have.",
+        "`mithridate explain` without a code lists all of them.",
+    ),
     # 01xx configuration and parameters
+    "MTH-0120": Explanation(
+        "no such configuration file",
+        "The file does not exist, or is a folder.",
+        "`mithridate init` writes an annotated audit.yaml; `mithridate audit --demo` needs none.",
+    ),
+    "MTH-0121": Explanation(
+        "the configuration is not valid",
+        "Keys are unknown, or values have the wrong type or are out of range; each is named with its line or flag.",
+        "`mithridate init` writes an example with every key explained; `mithridate init --schema` prints the JSON Schema.",
+    ),
+    "MTH-0122": Explanation(
+        "no such data set",
+        "The data set is named by a path that is no folder, or by a hub id that is none.",
+        "Give an existing folder, hf:owner/name, or one of `mithridate list datasets`.",
+    ),
+    "MTH-0123": Explanation(
+        "no such option",
+        "An attack or a defense has no option of this name.",
+        "The message names the closest one, or all of them.",
+    ),
+    "MTH-0124": Explanation(
+        "the configuration file cannot be read",
+        "It is larger than one megabyte, or not UTF-8 text.",
+        "Check that it is the YAML file that you mean.",
+    ),
+    "MTH-0125": Explanation(
+        "flags that exclude each other",
+        "Two flags say different things, or one only makes sense beside another.",
+        "Leave one of them out, or add what is missing; the message says which.",
+    ),
+    "MTH-0126": Explanation(
+        "the file is there already",
+        "`mithridate init` does not overwrite.",
+        "Give another path, or --force.",
+    ),
+    "MTH-0127": Explanation(
+        "no such poison pack",
+        "There is nothing at this path.",
+        "Give the folder that `mithridate craft` wrote.",
+    ),
     # 02xx data and decoding
     "MTH-0240": Explanation(
         "row does not exist",
@@ -198,6 +268,38 @@ CODES: dict[str, Explanation] = {
     # 05xx training
     # 06xx attacks and defenses
     # 07xx runs, ledgers and audits
+    "MTH-0780": Explanation(
+        "not a run folder",
+        "The folder has no ledger.jsonl, so no run was started in it.",
+        "`mithridate audit` prints the folder of its run; the default is below mithridate-runs.",
+    ),
     # 08xx reports
+    "MTH-0801": Explanation(
+        "The report document is not valid",
+        "report.json lacks a field, has one too many, or holds a value that cannot be (a rate outside [0, 1], counts "
+        "that do not give the rate beside them, a picture that is not a PNG). The message names the first fields.",
+        "Run the audit again in the same folder: finished cells are kept and report.json is written anew. A document "
+        "written by hand must follow the schema mithridate.report/1.",
+    ),
+    "MTH-0802": Explanation(
+        "The report was written for another schema",
+        "The field `schema` names a version of the document that this version of mithridate does not read.",
+        "Render the report with the version that wrote it, or run the audit again with this one.",
+    ),
+    "MTH-0803": Explanation(
+        "The report does not fit its size limit",
+        "A page is at most one megabyte. Pictures and rows are left out until it fits; here the texts alone exceed it.",
+        "Shorten the longest texts of report.json: reasons, departures, values of the setting.",
+    ),
+    "MTH-0804": Explanation(
+        "These pixels are not a picture",
+        "A picture of the report is uint8 with 1 or 3 channels, and a clean image and its poison have equal shape.",
+        "Pass [c, h, w], or [h, w, c] with layout='hwc'; for other numbers of channels choose three of them.",
+    ),
+    "MTH-0880": Explanation(
+        "no finished report",
+        "The run has no report.json yet, or the path is no run.",
+        "`mithridate status RUN` says how far it is; the command that started it finishes it.",
+    ),
     # 09xx environment
 }

@@ -1,0 +1,69 @@
+"""The entry point. Importing it, and every `--help`, leaves torch alone."""
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from mithridate.cli import audit, check, craft, doctor, explain, init, report, reproduce, status, train, verify
+from mithridate.cli import list as list_
+from mithridate.cli._guard import Guard
+from mithridate.cli._session import Session, version_line
+
+app = typer.Typer(
+    name="mithridate",
+    help="Poison your own training pipeline in measured doses, see what happens, and what stops it.\n\n"
+    "The attacks are for testing pipelines that are your own. No telemetry, and no network unless you name something "
+    "to fetch.",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(version_line() + "\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None: ...
+
+
+_PANELS = {
+    "Start": {"audit": audit.audit, "init": init.init, "check": check.check},
+    "Parts": {"craft": craft.craft, "verify": verify.verify, "train": train.train, "reproduce": reproduce.reproduce},
+    "Results": {"report": report.report, "status": status.status},
+    "Help": {"explain": explain.explain, "list": list_.list_, "doctor": doctor.doctor},
+}
+for _panel, _verbs in _PANELS.items():
+    for _name, _function in _verbs.items():
+        app.command(_name, rich_help_panel=_panel)(_function)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; what goes wrong is said, never thrown.
+
+    Args:
+        argv: The words after `mithridate`; those of the process when absent.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    session = Session(json="--json" in words)
+    guard = Guard(session)
+    with guard:
+        command = typer.main.get_command(app)
+        with command.make_context("mithridate", words, obj=session) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    return guard.exit_code

@@ -1,0 +1,47 @@
+"""`mithridate reproduce`: the claim of a paper, what was measured here, and every departure."""
+
+from typing import Annotated
+
+import typer
+
+from mithridate.cli._options import OutOption
+from mithridate.cli._session import Session
+from mithridate.cli._verb import verb
+
+SCALES = ("smoke", "cpu", "paper")
+
+
+@verb
+def reproduce(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="A paper; `mithridate list papers`.")],
+    scale: Annotated[
+        str,
+        typer.Option(
+            "--scale", metavar="NAME", help="smoke: minutes, offline; cpu: about an hour; paper: an accelerator."
+        ),
+    ] = "smoke",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="The one seed of the run.", min=0)] = 0,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:N or mps.")] = "cpu",
+    out: OutOption = None,
+) -> None:
+    """Run the scaled or full experiment of a paper and report claim, measurement with interval, and departures."""
+    from mithridate.cli.audit import RUNS, typed
+    from mithridate.core.registry import Registry, unknown_name
+
+    papers = Registry("mithridate.papers", "paper", None)
+    if name not in papers.names():
+        raise unknown_name("paper", name, tuple(papers.names()))
+    if scale not in SCALES:
+        raise unknown_name("scale", scale, SCALES)
+    folder = out or RUNS / f"{name}-{scale}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    session.folder = folder
+    from mithridate.cli._views import run_view
+    from mithridate.papers._run import reproduce as run
+
+    finished = run(
+        name, scale=scale, folder=folder, seed=seed, device=device, progress=session.progress(), command=typed()
+    )
+    session.result(finished.document, *run_view(finished.document, folder))
+    raise typer.Exit(int(finished.document["verdict"]["exit_code"]))

@@ -1,0 +1,59 @@
+"""`mithridate train`: train one victim, on clean or on poisoned data, with or without a defense."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mithridate.cli._options import ConfigArgument, OutOption, Setting, VictimOptions, configured
+from mithridate.cli._session import Session
+from mithridate.cli._verb import verb
+from mithridate.core.errors import Misuse
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneDefense:
+    name: str | None
+
+    def settings(self) -> list[Setting]:
+        return [("--defense", ("defenses",), None if self.name is None else [self.name])]
+
+
+@verb
+def train(
+    session: Session,
+    victim: VictimOptions,
+    config: ConfigArgument = None,
+    pack: Annotated[
+        Path | None, typer.Option("--pack", metavar="DIR", help="Poison pack to train on.", show_default=False)
+    ] = None,
+    defense: Annotated[
+        str | None,
+        typer.Option(
+            "--defense", metavar="NAME", help="Defense; NAME:option=value,... sets options.", show_default=False
+        ),
+    ] = None,
+    out: OutOption = None,
+) -> None:
+    """Train one model by a victim contract and save its weights as safetensors.
+
+    With --pack it is trained on the poisoned data, and the result says what it makes of the pack's targets.
+    """
+    if pack is not None and not pack.exists():
+        raise Misuse(
+            "MTH-0127",
+            f"there is no poison pack at {str(pack)!r}",
+            hint="give the folder that `mithridate craft` wrote",
+        )
+    from mithridate.cli.audit import RUNS, run_name
+
+    resolved = configured(config, victim, _OneDefense(name=defense))
+    folder = out or RUNS / f"train-{run_name(resolved, config.stem if config else '')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    session.folder = folder
+    from mithridate.audit.single import run_training
+    from mithridate.cli._views import pairs_view
+
+    document = run_training(resolved, folder, pack=pack, progress=session.progress())
+    session.result(document, *pairs_view(document))

@@ -1,0 +1,71 @@
+"""`mithridate verify`: recompute every claim of a poison pack."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mithridate.cli._session import Session, table
+from mithridate.cli._verb import verb
+from mithridate.core.errors import ExitCode, Misuse
+
+
+@verb
+def verify(
+    session: Session,
+    pack: Annotated[Path, typer.Argument(help="Folder of the poison pack.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME|DIR",
+            help="The clean data, to compare pixels, labels and budget with.",
+            show_default=False,
+        ),
+    ] = None,
+    per_class: Annotated[
+        int | None,
+        typer.Option("--per-class", metavar="N", help="As when the pack was crafted.", show_default=False, min=1),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option("--size", metavar="N", help="As when the pack was crafted.", show_default=False, min=8, max=224),
+    ] = None,
+) -> None:
+    """Recompute the claims of a poison pack: files, budget, epsilon as exported, labels, fingerprints.
+
+    Without --data, what needs the clean images is not checked and is listed as such. Exit code: 0 every check passed,
+    1 a claim is false, 2 the pack is damaged or is no pack.
+    """
+    from mithridate.audit.names import check_source
+
+    if not pack.exists():
+        raise Misuse(
+            "MTH-0127",
+            f"there is no poison pack at {str(pack)!r}",
+            hint="give the folder that `mithridate craft` wrote",
+        )
+    if data is None and (per_class is not None or size is not None):
+        raise Misuse("MTH-0125", "--per-class and --size describe --data, which is missing", hint="add --data NAME")
+    if data is not None:
+        check_source(data)
+    from mithridate.data.packs import verify_pack
+    from mithridate.data.sources import load
+
+    clean = None if data is None else load(data, per_class=per_class, size=size)
+    checks = verify_pack(pack, clean)
+    passed = all(check.passed for check in checks)
+    document = {
+        "pack": str(pack),
+        "verified": passed,
+        "against_data": data,
+        "checks": [{"name": check.name, "passed": check.passed, "detail": check.detail} for check in checks],
+    }
+    words = "verified" if passed else "NOT verified"
+    session.result(
+        document,
+        table(("claim", "", "detail"), [(c.name, "ok" if c.passed else "FALSE", c.detail) for c in checks]),
+        f"{words}: {sum(c.passed for c in checks)} of {len(checks)} claims hold"
+        + ("" if clean is not None else "; give --data NAME to compare with the clean images"),
+    )
+    raise typer.Exit(int(ExitCode.PASS if passed else ExitCode.GATE_FAILED))
