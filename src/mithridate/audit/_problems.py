@@ -136,7 +136,9 @@ def _problem(
     kind, context = detail["type"], detail.get("ctx", {})
     inner = context.get("error")
     if isinstance(inner, MithridateError):
-        return _Problem(where=where, code=inner.code, message=inner.message, hint=inner.hint)
+        # "budget must be ..." after "line 3, budget:" would say its name twice.
+        message = inner.message.removeprefix(f"{path[-1]} " if path else "")
+        return _Problem(where=where, code=inner.code, message=message, hint=inner.hint)
     code, hint = "MTH-0121", ""
     value = _shown(detail.get("input"))
     if kind == "extra_forbidden":

@@ -63,23 +63,35 @@ class Assembly:
 
     def jobs(self) -> list[Job]:
         """Return every job, those that others wait for first."""
-        surrogates = [f"surrogate/{number}" for number in range(len(self.surrogates))]
-        jobs = [Job(name) for name in surrogates]
-        jobs += [
+        clean = [
             Job(f"victim/none/{defense}/{number}")
             for defense in self.defenses
             for number in range(self.num_clean_victims)
         ]
-        for scenario in self.scenarios:
-            for label, attack in self.attacks.items():
-                craft = f"craft/{label}/{job_key(scenario)}"
-                jobs.append(Job(craft, tuple(surrogates[: attack.surrogates_needed])))
-                jobs += [
-                    Job(f"victim/{label}/{defense}/{job_key(scenario)}/{number}", (craft,))
-                    for defense in self.defenses
-                    for number in range(self.config.victims)
-                ]
-        return jobs
+        poisoned = [
+            Job(f"victim/{label}/{defense}/{job_key(scenario)}/{number}", (f"craft/{label}/{job_key(scenario)}",))
+            for scenario in self.scenarios
+            for label in self.attacks
+            for defense in self._defenses_against(label)
+            for number in range(self.config.victims)
+        ]
+        return [*self.crafting_jobs(), *clean, *poisoned]
+
+    def crafting_jobs(self) -> list[Job]:
+        """Return the jobs that end in poison packs: surrogates and craftings."""
+        surrogates = [f"surrogate/{number}" for number in range(len(self.surrogates))]
+        crafts = [
+            Job(f"craft/{label}/{job_key(scenario)}", tuple(surrogates[: attack.surrogates_needed]))
+            for scenario in self.scenarios
+            for label, attack in self.attacks.items()
+        ]
+        return [*map(Job, surrogates), *crafts]
+
+    def _defenses_against(self, attack: str) -> tuple[str, ...]:
+        """Return the defenses that are tried against an attack; noise is a control of the attack first of all."""
+        if attack == "noise" and self.config.controls == "undefended":
+            return ("none",)
+        return tuple(self.defenses)
 
 
 def assemble(config: AuditConfig, folder: Path) -> Assembly:
@@ -144,6 +156,11 @@ def defense(method: Method) -> AbstractDefense | None:
 def job_key(scenario: Scenario) -> str:
     """Return the scenario's part of a job name: what follows the last slash of its name."""
     return scenario.name.rsplit("/", 1)[-1]
+
+
+def pack_path(folder: Path, label: str, scenario: Scenario) -> Path:
+    """Return where the pack of an attack for a scenario lies in a run folder."""
+    return folder / "packs" / label / job_key(scenario)
 
 
 def defended(assembly: Assembly, label: str, plan: Plan, seed: int) -> Plan:

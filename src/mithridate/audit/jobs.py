@@ -3,13 +3,12 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from mithridate.attacks._base import AttackKit
-from mithridate.audit.assembly import Assembly, defended, job_key
+from mithridate.audit.assembly import Assembly, defended, pack_path
 from mithridate.core.pool import Tell
 from mithridate.core.seeds import address
 from mithridate.data.packs import PoisonPack
@@ -64,8 +63,14 @@ class Worker:
         )
         seed = address(self.assembly.config.seed, "craft", label, scenario.name)
         pack = chosen.craft(kit, scenario, seed=seed)
-        pack.save(self._pack_path(label, scenario))
-        return {"manifest": dict(pack.manifest)}
+        pack.save(pack_path(self.assembly.folder, label, scenario))
+        return {
+            "scenario": scenario.name,
+            "poisons": pack.manifest["count"],
+            "epsilon_measured": pack.manifest["epsilon"]["measured_text"],
+            "content": pack.manifest["content"],
+            "record": pack.manifest["record"],
+        }
 
     def _victim(
         self,
@@ -93,10 +98,7 @@ class Worker:
         return {**outcome.to_record(), "losses": losses, "alignment": traces, "seed": seed}
 
     def _pack(self, label: str, scenario: Scenario) -> PoisonPack:
-        return PoisonPack.load(self._pack_path(label, scenario))
-
-    def _pack_path(self, label: str, scenario: Scenario) -> Path:
-        return self.assembly.folder / "packs" / label / job_key(scenario)
+        return PoisonPack.load(pack_path(self.assembly.folder, label, scenario))
 
     def _load_surrogate(self, number: int) -> nn.Module:
         plan = self.assembly.surrogates[number]

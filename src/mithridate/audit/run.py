@@ -1,5 +1,6 @@
 """Running an audit: the grid on a ledger, resumable at any moment, and the report at its end."""
 
+import json
 import os
 import sys
 import time
@@ -10,16 +11,16 @@ from typing import Any
 
 import torch
 
-from mithridate.audit.assembly import Assembly, assemble
+from mithridate.audit.assembly import Assembly, assemble, pack_path
 from mithridate.audit.config import AuditConfig, to_yaml
 from mithridate.audit.jobs import Worker
 from mithridate.audit.summary import summarise
-from mithridate.core.artefacts import write_atomic
+from mithridate.core.artefacts import disk_errors, write_atomic
 from mithridate.core.errors import Misuse
 from mithridate.core.events import EventLog, NullProgress, Progress
 from mithridate.core.ledger import Ledger
-from mithridate.core.pool import Done, run_jobs
-from mithridate.report.files import write_reports
+from mithridate.core.pool import Done, Job, run_jobs
+from mithridate.report.html import render_html
 
 Document = dict[str, Any]
 
@@ -54,18 +55,34 @@ def run_audit(
         Misuse: The folder holds another audit, or the configuration does not fit the data.
         WorkError: Another process works on the folder, the disk is full, a worker died.
     """
-    progress = progress or NullProgress()
-    folder.mkdir(parents=True, exist_ok=True)
+    assembly, records = _worked(config, folder, progress, lambda assembly: assembly.jobs())
+    document = decorate(summarise(assembly, records, command=command), assembly)
+    write_atomic(folder / "report.json", (json.dumps(document, indent=1) + "\n").encode())
+    write_atomic(folder / "report.html", render_html(document).encode())
+    return Finished(document, folder, assembly)
+
+
+def run_crafting(config: AuditConfig, folder: Path, *, progress: Progress | None = None) -> list[Path]:
+    """Craft the packs of every attack of the configuration and return their folders; resumes like an audit."""
+    assembly, _ = _worked(config, folder, progress, lambda assembly: assembly.crafting_jobs())
+    labels = [label for label in assembly.attacks if label != "noise"] or list(assembly.attacks)
+    return [pack_path(folder, label, scenario) for label in labels for scenario in assembly.scenarios]
+
+
+def _worked(
+    config: AuditConfig, folder: Path, progress: Progress | None, choose: Callable[[Assembly], list[Job]]
+) -> tuple[Assembly, dict[str, dict[str, Any]]]:
+    """Run the chosen jobs that the ledger does not have, and return all records."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with Ledger(folder / "ledger.jsonl").open() as ledger:
         _claim(folder, config)
         assembly = assemble(config, folder)
-        (folder / "cells").mkdir(exist_ok=True)
-        (folder / "packs").mkdir(exist_ok=True)
-        _work(assembly, ledger, EventLog(folder / "events.jsonl"), progress)
-        records = ledger.records()
-    document = decorate(summarise(assembly, records, command=command), assembly)
-    write_reports(document, folder)
-    return Finished(document, folder, assembly)
+        with disk_errors(folder):
+            (folder / "cells").mkdir(exist_ok=True)
+            (folder / "packs").mkdir(exist_ok=True)
+        _work(choose(assembly), assembly, ledger, progress or NullProgress())
+        return assembly, ledger.records()
 
 
 def num_workers(config: AuditConfig) -> int:
@@ -86,9 +103,8 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _work(assembly: Assembly, ledger: Ledger, events: EventLog, progress: Progress) -> None:
-    jobs = assembly.jobs()
-    finished = ledger.records()
+def _work(jobs: list[Job], assembly: Assembly, ledger: Ledger, progress: Progress) -> None:
+    events, finished = EventLog(assembly.folder / "events.jsonl"), ledger.records()
     left = [job for job in jobs if job.name not in finished]
     progress.start(len(jobs), "audit")
     progress.advance(len(jobs) - len(left), "resumed")

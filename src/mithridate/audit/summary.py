@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mithridate.audit.assembly import Assembly, job_key
+from mithridate.audit.assembly import Assembly, job_key, pack_path
 from mithridate.audit.config import AuditConfig
 from mithridate.audit.tally import Records, Tally, cells, comparisons, tallies, traces
 from mithridate.audit.verdict import name, verdict
@@ -101,7 +101,7 @@ def _target_rows(assembly: Assembly, tally: Tally, records: Records) -> list[Doc
     for (scenario_name, target), hits in tally.hits.items():
         scenario = by_name[scenario_name]
         chances = tally.chances[scenario_name, target]
-        craft = records.get(f"craft/{tally.attack}/{job_key(scenario)}", {"manifest": {}})["manifest"]
+        craft = records.get(f"craft/{tally.attack}/{job_key(scenario)}", {})
         rows.append(
             {
                 "scenario": scenario_name,
@@ -122,11 +122,11 @@ def _target_rows(assembly: Assembly, tally: Tally, records: Records) -> list[Doc
 def _crafting(records: Records) -> list[Document]:
     return [
         {
-            "scenario": record["manifest"]["scenario"]["name"],
+            "scenario": record["scenario"],
             "attack": job.split("/")[1],
-            "matching_loss": record["manifest"]["record"].get("matching_loss"),
-            "epsilon_measured": record["manifest"]["epsilon_measured"],
-            "poisons": record["manifest"]["count"],
+            "matching_loss": record["record"].get("matching_loss"),
+            "epsilon_measured": record["epsilon_measured"],
+            "poisons": record["poisons"],
             "seconds": record["seconds"],
         }
         for job, record in records.items()
@@ -142,7 +142,7 @@ def _pictures(assembly: Assembly) -> dict[str, list[Document]]:
         picture
         for scenario in chosen
         for picture in _poison_pictures(
-            assembly, scenario, PoisonPack.load(assembly.folder / "packs" / str(attack) / job_key(scenario))
+            assembly, scenario, PoisonPack.load(pack_path(assembly.folder, str(attack), scenario))
         )
     ]
     return {"pictures": poisons, "target_pictures": [_target_picture(assembly, scenario) for scenario in chosen]}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from mithridate.core.intervals import Rate, clustered, fisher_greater, paired_greater
+from mithridate.core.intervals import Rate, clustered, fisher_greater, paired_greater, repeated
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -55,9 +55,8 @@ class Tally:
         return clustered([sum(hits) for hits in per_target], [len(hits) for hits in per_target])
 
     def accuracy(self) -> Rate:
-        """Return the accuracy on clean test images, clustered by victim."""
-        records = [victim.record for victim in self.victims]
-        return clustered([r["correct"] for r in records], [r["tested"] for r in records])
+        """Return the accuracy on the clean test images, which all victims share."""
+        return repeated([victim.record["correct"] for victim in self.victims], self.victims[0].record["tested"])
 
 
 def victims(records: Records) -> Iterator[Victim]:
@@ -119,24 +118,28 @@ def _cell(tally: Tally, scenario: str) -> dict[str, Any]:
 
 
 def comparisons(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
-    """Return one-sided exact tests of every undefended attack against both controls, with targets as units."""
+    """Return one-sided exact tests, with targets as units: attacks against both controls, defenses against attacks."""
     found = []
     for (attack, defense), tally in grid.items():
-        if defense != "none" or attack in ("none", "noise"):
+        if attack in ("none", "noise"):
             continue
-        for control in ("none", "noise"):
-            other = grid.get((control, "none"))
-            if other is None:
-                continue
-            k1, n1, k2, n2 = (*_targets_hit(tally), *_targets_hit(other))
-            label = "no attack" if control == "none" else "noise of the same size"
-            what = f"{attack} hits more targets than {label} ({k1} of {n1} against {k2} of {n2})"
-            pairs = [
-                (fmean(tally.hits[target]), fmean(other.hits[target])) for target in tally.hits if target in other.hits
-            ]
-            found.append({"what": what, "p_value": fisher_greater(k1, n1, k2, n2), "test": "Fisher exact, one-sided"})
-            found.append({"what": what, "p_value": paired_greater(pairs), "test": "paired sign test, one-sided"})
+        if defense != "none":
+            found += _greater(grid[attack, "none"], tally, f"{defense} saves targets from {attack}")
+            continue
+        for control, label in (("none", "no attack"), ("noise", "noise of the same size")):
+            if (control, "none") in grid:
+                found += _greater(tally, grid[control, "none"], f"{attack} hits more targets than {label}")
     return found
+
+
+def _greater(more: Tally, fewer: Tally, what: str) -> list[dict[str, Any]]:
+    k1, n1, k2, n2 = (*_targets_hit(more), *_targets_hit(fewer))
+    text = f"{what} ({k1} of {n1} against {k2} of {n2})"
+    pairs = [(fmean(more.hits[target]), fmean(fewer.hits[target])) for target in more.hits if target in fewer.hits]
+    return [
+        {"what": text, "p_value": fisher_greater(k1, n1, k2, n2), "test": "Fisher exact, one-sided"},
+        {"what": text, "p_value": paired_greater(pairs), "test": "paired sign test, one-sided"},
+    ]
 
 
 def _targets_hit(tally: Tally) -> tuple[int, int]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mithridate.audit.tally import Tally
-from mithridate.core.intervals import Rate
-from mithridate.core.verdicts import Gate, Judgement, Status
+from mithridate.core.intervals import Rate, difference
+from mithridate.core.verdicts import Gate, Status, Verdict
 
 Grid = Mapping[tuple[str, str], Tally]
 SIGNIFICANCE = 0.05
@@ -29,7 +29,7 @@ def verdict(grid: Grid, comparisons: list[dict[str, Any]], gate: str | None, bud
     if not attacks:
         return _document(Status.INCONCLUSIVE, "No attack was asked for, so nothing was tested.", [], gate)
     failed = [attack for attack in attacks if not _works(attack, comparisons)]
-    strongest = max(attacks, key=lambda attack: grid[attack, "none"].success().point or 0.0)
+    strongest = max(attacks, key=lambda attack: grid[attack, "none"].success().point)
     sentence = _sentence(grid, strongest, budget)
     if len(failed) == len(attacks):
         reasons = [
@@ -54,8 +54,6 @@ def name(method: str) -> str:
 
 def percent(rate: Rate) -> str:
     """Return a rate with its interval, such as `88 % (95 % interval 53-98 %)`."""
-    if rate.point is None:
-        return "n/a"
     return f"{100 * rate.point:.0f} % (95 % interval {100 * rate.low:.0f}-{100 * rate.high:.0f} %)"
 
 
@@ -84,7 +82,7 @@ def _cost(grid: Grid, defense: str) -> str:
     with_it, without = grid.get(("none", defense)), grid.get(("none", "none"))
     if with_it is None or without is None:
         return ""
-    points = 100 * ((without.accuracy().point or 0.0) - (with_it.accuracy().point or 0.0))
+    points = 100 * (without.accuracy().point - with_it.accuracy().point)
     return f", at a cost of {points:.1f} points of clean accuracy"
 
 
@@ -94,27 +92,31 @@ def _judge(grid: Grid, attacks: list[str], gate: Gate) -> tuple[Status, list[str
     chosen = chosen or [cell for cell in grid if cell[0] in attacks]
     worst, reasons = Status.PASS, []
     for attack, defense in chosen:
-        judgement = _measure(grid, attack, defense, gate)
+        status, reason = _measure(grid, attack, defense, gate)
         under = "without a defense" if defense == "none" else f"under {name(defense)}"
-        reasons.append(f"{name(attack)} {under}: {judgement.reason}")
-        worst = max(worst, judgement.status, key=[Status.PASS, Status.INCONCLUSIVE, Status.FAIL].index)
+        reasons.append(f"{name(attack)} {under}: {reason}")
+        worst = max(worst, status, key=[Status.PASS, Status.INCONCLUSIVE, Status.FAIL].index)
     return worst, reasons
 
 
-def _measure(grid: Grid, attack: str, defense: str, gate: Gate) -> Judgement:
+def _measure(grid: Grid, attack: str, defense: str, gate: Gate) -> tuple[Status, str]:
     tally = grid[attack, defense]
-    if gate.metric == "asr":
-        return gate.judge(tally.success())
-    if gate.metric == "clean_accuracy":
-        return gate.judge(tally.accuracy())
-    clean, poisoned = grid["none", "none"].accuracy(), tally.accuracy()
-    return gate.judge(poisoned.drop_from(clean))
+    rate = tally.success() if gate.metric == "asr" else tally.accuracy()
+    found = difference(grid["none", "none"].accuracy(), rate) if gate.metric == "accuracy_drop" else rate
+    status = gate.judge(found)
+    word = {Status.PASS: "holds", Status.FAIL: "is violated", Status.INCONCLUSIVE: "is undecided"}[status]
+    reason = f"{gate} {word}, interval {found.low:.3f} to {found.high:.3f}"
+    if status is Status.INCONCLUSIVE and isinstance(found, Rate):
+        needed = gate.trials_needed(found)
+        reason += f"; about {needed} trials would decide it" if needed else "; the rate is too near the bound"
+    return status, reason
 
 
 def _document(status: Status, sentence: str, reasons: list[str], gate: str | None) -> dict[str, Any]:
+    verdict = Verdict(status, sentence, tuple(reasons))
     return {
         "status": status.value,
-        "exit_code": int(status.exit_code),
+        "exit_code": int(verdict.exit_code),
         "sentence": sentence,
         "reasons": reasons,
         "gate": gate,

@@ -6,13 +6,9 @@ Published figures carry their provenance; figures that could not be confirmed in
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mithridate.audit.assembly import Assembly
 from mithridate.audit.config import AuditConfig
-from mithridate.audit.run import Finished, run_audit
-from mithridate.core.events import Progress
 
 Scale = Literal["smoke", "cpu", "paper"]
 Document = dict[str, Any]
@@ -42,38 +38,6 @@ class AbstractPaper(ABC):
     @abstractmethod
     def verdict(self, document: Document) -> Document:
         """Return the verdict on the claim: pass if it held, fail if it did not, inconclusive otherwise."""
-
-
-def reproduce(
-    paper: AbstractPaper, scale: Scale, folder: Path, *, progress: Progress | None = None, command: str = ""
-) -> Finished:
-    """Run the paper's audit at a scale and write its report.
-
-    Args:
-        paper: The system.
-        scale: `smoke` takes a minute, `cpu` about an hour on two cores, `paper` is the published setting.
-        folder: The run folder; resumes if it holds this reproduction.
-        progress: Shown while jobs run.
-        command: What the user typed, for the report.
-    """
-
-    def decorate(document: Document, _assembly: Assembly) -> Document:
-        return {
-            **document,
-            "kind": "paper",
-            "title": f"{paper.title}, reproduced at scale {scale}",
-            "verdict": paper.verdict(document),
-            "paper": {
-                "name": paper.name,
-                "claim": paper.claim,
-                "citation": paper.citation,
-                "departures": list(paper.departures(scale)),
-                "published": [list(row) for row in paper.published],
-                "measured": paper.measured(document),
-            },
-        }
-
-    return run_audit(paper.config(scale), folder, progress=progress, command=command, decorate=decorate)
 
 
 def cell(document: Document, attack: str, defense: str) -> Mapping[str, Any]:

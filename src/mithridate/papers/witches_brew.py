@@ -70,8 +70,8 @@ class WitchesBrew(AbstractPaper):
         if scale == "paper":
             return (*always, "CIFAR-10 images went through JPEG compression, which costs a little accuracy")
         if scale == "cpu":
-            return (*always, *_CPU_DEPARTURES)
-        return (*always, *_SMOKE_DEPARTURES)
+            return (*always, *CPU_DEPARTURES)
+        return (*always, *SMOKE_DEPARTURES)
 
     def measured(self, document: Document) -> list[list[str]]:
         """Return success and accuracy with both controls."""
@@ -87,7 +87,8 @@ class WitchesBrew(AbstractPaper):
     def verdict(self, document: Document) -> Document:
         """Hold the claim to p < 0.01 against both controls and at most 1.5 points of clean accuracy."""
         poisoned, clean = cell(document, "witches-brew", "none"), cell(document, "none", "none")
-        p_values = [c["p_value"] for c in document["comparisons"] if c["test"].startswith("Fisher")]
+        tests = [c for c in document["comparisons"] if c["test"].startswith("Fisher")]
+        p_values = [c["p_value"] for c in tests if c["what"].startswith("witches-brew hits")]
         cost = 100 * (clean["clean_accuracy"] - poisoned["clean_accuracy"])
         _, rate = success_row(document, "witches-brew", "none", "")
         beats, keeps = max(p_values) < 0.01, cost <= 1.5
@@ -104,11 +105,11 @@ class WitchesBrew(AbstractPaper):
 
 
 DIGITS_OPTIONS: dict[str, Any] = {"restarts": 2, "steps": 100, "step_size": 0.2, "step_unit": "pixels"}
-_SMOKE_DEPARTURES = (
+SMOKE_DEPARTURES = (
     "data: the embedded 8x8 digits instead of CIFAR-10; model: a perceptron with 128 hidden units",
     "budget 6 % of the set (60 % of a class) and epsilon 0.5: a check of the mechanism, not of the published budget",
     "2 restarts of 100 steps instead of 8 of 250; no augmentation; step size 0.4 epsilon in pixel units",
 )
-_CPU_DEPARTURES: tuple[str, ...] = ()
+CPU_DEPARTURES: tuple[str, ...] = ()
 
 METHOD = WitchesBrew

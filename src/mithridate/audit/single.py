@@ -1,0 +1,77 @@
+"""One victim by itself: trained by a contract, on clean or poisoned data, resumable at every epoch."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mithridate.audit.assembly import defense
+from mithridate.audit.config import AuditConfig
+from mithridate.core.artefacts import disk_errors, write_atomic
+from mithridate.core.events import NullProgress, Progress
+from mithridate.core.seeds import address
+from mithridate.data.packs import PoisonPack
+from mithridate.data.scenarios import Scenario
+from mithridate.data.sources import load
+from mithridate.evaluation.outcome import judge
+from mithridate.models.weights import save_weights
+from mithridate.training import checkpoint
+from mithridate.training.contracts import Options, contract
+from mithridate.training.loop import begin, steps
+
+
+def run_training(
+    config: AuditConfig, folder: Path, *, pack: Path | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Train one victim, save its weights to `folder/model.safetensors`, and return what it does.
+
+    A checkpoint is kept after every epoch, so that the same command goes on after an interruption and ends with the
+    same bytes.
+    """
+    progress = progress or NullProgress()
+    data = load(config.data.source, per_class=config.data.per_class, size=config.data.size)
+    overrides = config.recipe_options.model_dump()
+    options = Options(**overrides, precision=config.precision, device=config.device)
+    plan = contract(config.recipe, data, config.model, options)
+    scenarios: Sequence[Scenario] = ()
+    if pack is not None:
+        poisons = PoisonPack.load(pack)
+        plan, scenarios = plan.poisoned(poisons), (poisons.scenario,)
+    chosen = next((method for method in config.defenses if method.name != "none"), None)
+    seed = address(config.seed, "victim")
+    if chosen is not None and (built := defense(chosen)) is not None:
+        plan = built.defend(plan, seed=address(seed, "defense"))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "checkpoint"
+    run = checkpoint.load(plan, seed, kept) if kept.exists() else begin(plan, seed)
+    begun = time.monotonic()
+    progress.start(plan.epochs, "epochs")
+    progress.advance(run.epoch, "resumed")
+    loss = float("nan")
+    for event in steps(plan, seed, run):
+        checkpoint.save(event.run, plan, seed, kept)
+        loss = float(event.loss)
+        progress.advance(1, f"loss {loss:.4f}")
+    progress.close()
+    net = run.net.module.eval()
+    with disk_errors(folder):
+        save_weights(net, folder / "model.safetensors")
+    outcome = judge(net, data.test, scenarios)
+    document = {
+        "weights": str(folder / "model.safetensors"),
+        "clean_accuracy": outcome.correct / outcome.tested,
+        "tested": outcome.tested,
+        "epochs": plan.epochs,
+        "last_epoch_loss": None if loss != loss else round(loss, 6),
+        "seconds": round(time.monotonic() - begun, 1),
+        "targets_hit": sum(target.hit for target in outcome.targets),
+        "targets": len(outcome.targets),
+    }
+    write_atomic(folder / "report.json", _json(document))
+    return document
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1) + "\n").encode()
