@@ -1,0 +1,63 @@
+"""The small print of a report: what its numbers mean and what they do not, in words for a reader in a hurry."""
+
+from mithridate.report._view import CONTROLS, confidence
+from mithridate.report.schema import Report
+
+
+def _interval(report: Report) -> str:
+    level = confidence(report)
+    text = f"Few runs say little. The {level} interval is computed so that, over many audits, about {level} of such "
+    text += "intervals contain the true rate; it says nothing about attacks or settings that were not run."
+    methods = {cell.interval_method for cell in report.cells}
+    if "wilson" in methods:
+        text += " Wilson intervals count every trial as independent."
+    if "clustered" in methods:
+        text += " Clustered intervals count targets, not victims: victims of the same target tend to agree."
+    return text
+
+
+def reading(report: Report) -> list[tuple[str, str]]:
+    """Terms and their meanings, only those that this report uses."""
+    attacks = {cell.attack for cell in report.cells}
+    entries = [
+        (
+            "Success rate",
+            "The share of trials in which a victim, trained from scratch on the poisoned data, took the target for the "
+            "class that the attacker wanted. One trial is one victim and one target. n/a is 0 of 0: nothing to count.",
+        ),
+        ("Interval", _interval(report)),
+    ]
+    controls = [f"“{attack}” is {meaning}" for attack, meaning in CONTROLS.items() if attack in attacks]
+    if controls:
+        entries.append(("Controls", f"{'; '.join(controls)}. An attack counts as far as it exceeds its controls."))
+    entries.append(
+        (
+            "Pass and fail",
+            "A gate holds the bound of the interval against the limit, never the point: pass means the whole interval "
+            "is on the right side, fail the whole interval on the wrong side. A pass is about this attack at this "
+            "budget and size of change; it is no proof against a stronger or a different one.",
+        )
+    )
+    entries.append(
+        (
+            "Inconclusive",
+            "The run could not decide: either the attack did not work even undefended, so that no defense deserves "
+            "praise, or the interval still lies across the limit. It is neither a pass nor a fail; more targets or "
+            "more victims narrow the interval.",
+        )
+    )
+    entries.append(
+        (
+            "Clean accuracy",
+            "Accuracy of the victims on the untouched test images: what the attack or the defense costs.",
+        )
+    )
+    if report.comparisons:
+        entries.append(
+            (
+                "p-value",
+                "How often chance alone would give a difference at least this large. Small is strong evidence of a "
+                "difference; large is not evidence that there is none.",
+            )
+        )
+    return entries
