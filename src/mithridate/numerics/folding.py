@@ -64,6 +64,10 @@ class Fold:
         names += [f"{self.norm}.weight", f"{self.norm}.bias"] * self.has_affine
         return tuple(names)
 
+    def made(self) -> tuple[str, str]:
+        """Names of the parameters that the folded layer runs on."""
+        return f"{self.layer}.weight", f"{self.layer}.bias"
+
 
 def effective_parameters(theta: Mapping[str, Tensor], folds: tuple[Fold, ...]) -> dict[str, Tensor]:
     """Map the original parameters to those of the folded network; differentiable in `theta`."""
