@@ -226,7 +226,7 @@ def test_networks_of_timm():
 
 def test_networks_of_torchvision():
     _imports("torchvision")
-    for name, channels in (("torchvision:resnet18", 3), ("torchvision:googlenet", 1)):
+    for name, channels in (("torchvision:resnet18", 3), ("torchvision:googlenet", 1), ("torchvision:vit_b_32", 3)):
         model = spec(name, channels=channels, size=64).build(0)
         assert model(torch.rand(2, channels, 64, 64)).shape == (2, 10)
     with pytest.raises(Misuse, match="did you mean 'resnet18'"):

@@ -70,10 +70,13 @@ def from_torchvision(name: str, parsed: ModelName, shape: Shape) -> nn.Module:
         known = torchvision.models.list_models(module=torchvision.models)
         if parsed.source not in known:
             raise _unknown(name, parsed.source, "torchvision", known)
-        # these two answer with several tensors in training mode otherwise
-        auxiliary = {"aux_logits": False} if parsed.source in ("googlenet", "inception_v3") else {}
+        options: dict[str, object] = {}
+        if parsed.source in ("googlenet", "inception_v3"):  # answer with several tensors in training mode otherwise
+            options |= {"aux_logits": False, "init_weights": True}
+        if parsed.source.startswith("vit_"):
+            options["image_size"] = shape.size
         net: nn.Module = torchvision.models.get_model(
-            parsed.source, weights=None, num_classes=shape.num_classes, **auxiliary
+            parsed.source, weights=None, num_classes=shape.num_classes, **options
         )
     return Adapted(net, repeat=3) if shape.channels == 1 else net
 

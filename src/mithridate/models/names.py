@@ -15,10 +15,11 @@ import functools
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from mithridate.core.errors import Misuse
 from mithridate.core.registry import closest
@@ -66,7 +67,7 @@ class ModelName:
 
 
 @functools.cache
-def built_in() -> dict[str, int | None]:
+def built_in() -> Mapping[str, int | None]:
     """Return the built-in architectures and their default widths (None: no width to choose), read without importing."""
     found: dict[str, int | None] = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
@@ -79,7 +80,7 @@ def built_in() -> dict[str, int | None]:
         }
         if "METHOD" in constants:
             found[path.stem] = ast.literal_eval(constants["WIDTH"]) if "WIDTH" in constants else None
-    return found
+    return MappingProxyType(found)
 
 
 def parse_name(name: str) -> ModelName:
