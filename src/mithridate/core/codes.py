@@ -37,6 +37,21 @@ CODES: dict[str, Explanation] = {
         "The operating system refused to read or write: no permission, no space, a folder in place of a file.",
         "Give a folder that may be written with --out, or free some space; then run the same command again.",
     ),
+    "MTH-0005": Explanation(
+        "a job waits for nothing",
+        "A job names another job that it needs, and no such job was given or finished before.",
+        "This is a fault of the program that planned the jobs; report it with the two names.",
+    ),
+    "MTH-0006": Explanation(
+        "a worker process died",
+        "The operating system ended a worker: most often for want of memory, sometimes by a signal from outside.",
+        "Finished work is kept. Run the same command again, with fewer --jobs if memory ran out.",
+    ),
+    "MTH-0007": Explanation(
+        "a job failed in an unforeseen way",
+        "Code of a job raised an error that we do not foresee: a fault of ours, of a plugin, or of your model's code.",
+        "Finished work is kept. Read the error that the message names; report it if no code of yours is involved.",
+    ),
     "MTH-0008": Explanation(
         "out of memory",
         "Main memory or the memory of the accelerator is used up.",
@@ -108,6 +123,71 @@ CODES: dict[str, Explanation] = {
         "overlay does not fit",
         "Replacement images have another shape or another count than the rows they replace, or a row is named twice.",
         "Give one uint8 image of the data set's shape for each row, and each row once.",
+    ),
+    "MTH-0250": Explanation(
+        "unknown data set",
+        "The source is no known name, and no folder, parquet or npz file of that name exists.",
+        "Use digits, mnist, fashion-mnist or cifar10, a path, or hf:OWNER/NAME.",
+    ),
+    "MTH-0251": Explanation(
+        "data set is not on this machine",
+        "A named data set was found neither below $MITHRIDATE_DATA nor on the hub, or a path does not exist.",
+        "Set MITHRIDATE_DATA to a folder with NAME/train.parquet and NAME/test.parquet, or use digits.",
+    ),
+    "MTH-0252": Explanation(
+        "no images",
+        "The folder has no images in class folders, or the file has no rows.",
+        "Arrange images as DIR/CLASS/*.png, or DIR/train/CLASS/*.png with DIR/test/CLASS/*.png.",
+    ),
+    "MTH-0253": Explanation(
+        "empty class",
+        "A class has a name but no training image, so no model can learn it and every rate of it is undefined.",
+        "Remove the class or add images to it.",
+    ),
+    "MTH-0254": Explanation(
+        "images of different sizes",
+        "All images of a data set must have the same height and width.",
+        "Give a size, which crops and resizes every image when it is imported.",
+    ),
+    "MTH-0255": Explanation(
+        "values are no pixels",
+        "Pixels are NaN or infinite, or outside [0, 1] (floating point) or [0, 255] (whole numbers).",
+        "Repair the images, divide by 255, or undo the normalisation.",
+    ),
+    "MTH-0256": Explanation(
+        "columns or arrays not recognised",
+        "A file has no image or no label column under the usual names, or it holds something else than images or labels.",
+        "Name the columns image and label; images are encoded bytes or arrays, labels whole numbers or strings.",
+    ),
+    "MTH-0257": Explanation(
+        "loading option out of range",
+        "size or per_class is outside its range.",
+        "Choose a value inside the range that the message names.",
+    ),
+    "MTH-0258": Explanation(
+        "hub data set not available",
+        "The id is malformed, the extra is not installed, or the hub does not have the data set or does not answer.",
+        'pip install "mithridate[hub]", and write hf:OWNER/NAME or hf:OWNER/NAME@REVISION.',
+    ),
+    "MTH-0260": Explanation(
+        "training and test split disagree",
+        "The splits have different classes, or only the test split has colour.",
+        "Give both splits the same classes, in the same order, and the same kind of images.",
+    ),
+    "MTH-0261": Explanation(
+        "file cannot be read",
+        "The operating system refused to open a file of the data set.",
+        "Check that it exists and its permissions.",
+    ),
+    "MTH-0262": Explanation(
+        "data set does not fit into memory",
+        "A resident data set holds all pixels in memory, and this machine has too little.",
+        'Use store="mapped", a smaller size, or fewer images.',
+    ),
+    "MTH-0263": Explanation(
+        "imported data are damaged",
+        "A file of the cache does not hold what was imported, or an image decoder was changed since.",
+        "Delete the folder that the message names; the next run imports the data again.",
     ),
     # 03xx packs and scenarios
     "MTH-0301": Explanation(
@@ -266,7 +346,58 @@ CODES: dict[str, Explanation] = {
         "Build the model that the file was saved from: the same name, width, number of classes, channels and size.",
     ),
     # 05xx training
+    "MTH-0501": Explanation(
+        "too few rows for the rule",
+        "An aggregation rule needs some number of rows (Krum: 2f + 3), and a batch has fewer workers or examples.",
+        "Lower f, add workers, raise the batch, or leave out the last, smaller batch of an epoch (drop_last).",
+    ),
+    "MTH-0502": Explanation(
+        "examples are coupled",
+        "A rule needs one gradient per example. Batch normalisation and losses over pairs mix the examples of a batch, "
+        "and dropout draws anew in each pass, so that no such gradient exists.",
+        "Use a model without batch normalisation and dropout, or workers as rows: Rows(of='worker', count=n).",
+    ),
+    "MTH-0503": Explanation(
+        "two views of one name",
+        "Randomness is addressed by the name of the view, so two views of one name would draw the same numbers.",
+        "Give the second view a class of its own with another name.",
+    ),
+    "MTH-0504": Explanation(
+        "more workers than examples",
+        "The smallest batch of an epoch has fewer examples than there are workers.",
+        "Raise the batch, lower the number of workers, or leave out the last batch (drop_last).",
+    ),
+    "MTH-0505": Explanation(
+        "a view begins before the first epoch",
+        "The epoch from which a view is used is negative.",
+        "Epochs count from 0.",
+    ),
+    "MTH-0506": Explanation(
+        "pretrained weights do not fit",
+        "A tensor of the weights file has another shape than in the model, or the model has no tensor of that name.",
+        "Use weights of the same architecture, width, number of classes and image size.",
+    ),
+    "MTH-0507": Explanation(
+        "no head to train",
+        "Training the head alone needs a linear layer, and the network has none.",
+        "Use a network that ends in a linear layer, or train all of it.",
+    ),
+    "MTH-0508": Explanation(
+        "a transfer recipe without weights",
+        "The recipe trains a new head on a pretrained network, and no weights were given.",
+        "Set recipe_options.pretrained to a safetensors file; `mithridate train` writes one.",
+    ),
+    "MTH-0509": Explanation(
+        "a checkpoint of another run",
+        "The checkpoint was written with another seed, data set, model or recipe than the plan has that continues it.",
+        "Continue it with the configuration that wrote it, or begin in a new folder.",
+    ),
     # 06xx attacks and defenses
+    "MTH-0650": Explanation(
+        "friendly noise would never begin",
+        "The noise is generated after a number of epochs (5 from scratch), and training ends before.",
+        "Lower begin_epoch, train longer, or use the random noise alone (components: random).",
+    ),
     # 07xx runs, ledgers and audits
     "MTH-0780": Explanation(
         "not a run folder",

@@ -3,23 +3,24 @@
 Shapes   images are (h, w, c) while they are single and (b, c, h, w) in blocks; c is 1 (grey) or 3 (colour).
 """
 
+import io
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mithridate.core.errors import BadArtefact
+from mithridate.core.boundary import decode_image
 from mithridate.data._raw import Item, RawSplit
 
-MAX_PIXELS = 64_000_000
 _PART = 128
+_MODES: dict[int | None, Literal["L", "RGB"] | None] = {None: None, 1: "L", 3: "RGB"}
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -35,14 +36,7 @@ def decode(data: bytes, where: str, *, channels: int | None = None) -> NDArray[n
     Raises:
         BadArtefact: The bytes are no image that the decode boundary accepts; `where` names it.
     """
-    from mithridate.core.boundary import decode_image
-
-    try:
-        return decode_image(
-            data, max_pixels=MAX_PIXELS, mode=None if channels is None else {1: "L", 3: "RGB"}[channels]
-        )
-    except BadArtefact as error:
-        raise BadArtefact(error.code, f"{where}: {error.message}", hint=error.hint) from error
+    return decode_image(data, mode=_MODES[channels], name=where)
 
 
 def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -103,17 +97,30 @@ class Part:
 
     Args:
         start: The row of the first.
-        items: The images as the source gave them.
         pixels: The images decoded, resized where asked, (h, w, c) each.
+        encoded: The same images as a mapped file keeps them; empty unless asked for.
     """
 
     start: int
-    items: list[Item]
     pixels: list[NDArray[np.uint8]]
+    encoded: list[bytes]
 
 
-def decoded_parts(split: RawSplit, *, size: int | None) -> Iterator[Part]:
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return an image as PNG, lossless and compressed lightly."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def decoded_parts(split: RawSplit, *, size: int | None, encode: bool = False) -> Iterator[Part]:
     """Yield the images of a split in order, a few at a time.
+
+    Args:
+        split: The images.
+        size: Crop and resize to this many pixels squared; None keeps them as they are.
+        encode: Also return encoded images: the source's own bytes, or PNG when there are none or the size changed.
 
     Raises:
         BadArtefact: An image is damaged; its file or row is named.
@@ -129,10 +136,13 @@ def decoded_parts(split: RawSplit, *, size: int | None) -> Iterator[Part]:
 
     def work(job: tuple[int, list[Item]]) -> Part:
         start, items = job
-        found = []
+        part = Part(start, [], [])
         for row, item in enumerate(items, start):
-            pixels = decode(item, split.where(row)) if isinstance(item, bytes) else item
-            found.append(pixels if size is None else resize(pixels, size))
-        return Part(start, items, found)
+            original = decode(item, split.where(row)) if isinstance(item, bytes) else item
+            pixels = original if size is None else resize(original, size)
+            part.pixels.append(pixels)
+            if encode:
+                part.encoded.append(item if isinstance(item, bytes) and pixels is original else encode_png(pixels))
+        return part
 
     yield from in_order(work, slices(), num_threads())

@@ -1,4 +1,4 @@
-"""The digits of scikit-learn: 1,797 grey images of 8 x 8 pixels inside the package, so that a first result needs no network."""
+"""The digits of scikit-learn: 1,797 grey images of 8 x 8 pixels inside that package, so no network is needed."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def read_digits() -> RawSet:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    order = np.random.RandomState(0).permutation(len(found.target))  # noqa: NPY002 - the published split
+    order = np.random.RandomState(0).permutation(len(found.target))
     pixels = np.rint(found.images * 255 / 16).astype(np.uint8)[order][..., None]
     labels = found.target[order].astype(np.int64)
     train, test = (
@@ -24,4 +24,4 @@ def read_digits() -> RawSet:
         for name, part in (("train", slice(None, TRAIN_ROWS)), ("test", slice(TRAIN_ROWS, None)))
     )
     classes = tuple(str(name) for name in found.target_names)
-    return RawSet(train, test, classes, {"kind": "scikit-learn", "key": f"digits {sklearn.__version__}"})
+    return RawSet(train, test, classes, {"kind": "scikit-learn", "key": f"digits {sklearn.__version__}"}, encoded=False)

@@ -66,13 +66,13 @@ def _classes(folder: Path, root: Path) -> tuple[tuple[str, ...], list[tuple[Path
     if not files:
         raise Misuse(
             "MTH-0252",
-            f"{folder} has no images in class folders; expected {root.name}/CLASS/*.png or {root.name}/train/CLASS/*.png "
-            f"with {root.name}/test/CLASS/*.png, of the formats {', '.join(SUFFIXES)}",
+            f"{folder} has no images in class folders; expected CLASS/*.png, or train/CLASS/*.png with "
+            f"test/CLASS/*.png, below {root}; the formats are {', '.join(SUFFIXES)}",
         )
     if empty:
         raise Misuse(
             "MTH-0253",
-            f"{folder}: the class {empty[0]!r} has no images ({len(empty)} of {len(subfolders)} class folders are empty)",
+            f"{folder}: the class {empty[0]!r} has no images; {len(empty)} of {len(subfolders)} classes are empty",
             hint="remove the folder or add images to it",
         )
     return tuple(path.name for path in subfolders), files

@@ -1,10 +1,11 @@
-"""Import one split into memory: decode, check that all images are alike, hash, and count levels.
+"""Import one split, into memory or into a mapped file: decode, check that all images are alike, hash, count levels.
 
 Shapes   n images of c channels, h rows, w columns.
 """
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from mithridate.core.errors import Misuse
 from mithridate.data._decoding import ChannelSums, Part, decoded_parts
 from mithridate.data._raw import RawSplit
+from mithridate.data._rows import hash_rows
 from mithridate.data.stores import ResidentStore
 
 
@@ -82,6 +84,47 @@ def import_resident(split: RawSplit, gauge: Gauge, *, size: int | None = None) -
     assert whole is not None, "an empty split is refused before"
     store = ResidentStore(torch.from_numpy(whole))
     return ResidentStore(store.pixels, store.row_hashes())
+
+
+def write_mapped(
+    folder: Path, index: Path, name: str, split: RawSplit, gauge: Gauge, *, size: int | None = None
+) -> None:
+    """Decode, check and hash a split, and write the three files that `_mapped` describes.
+
+    Args:
+        folder: Where the image file goes; it is written aside and renamed when it is whole.
+        index: Where offsets and hashes go.
+        name: The name of the split.
+        split: Its images.
+        gauge: What is known of all images.
+        size: Crop and resize to this many pixels squared.
+
+    Raises:
+        Misuse: The images differ in size.
+        BadArtefact: An image is damaged.
+    """
+    offsets = [0]
+    grey: list[NDArray[np.uint8]] = []
+    final: list[NDArray[np.uint8]] = []
+    aside = folder / f".{name}.images.{os.getpid()}"
+    try:
+        with aside.open("wb") as file:
+            for part in decoded_parts(split, size=size, encode=True):
+                block = torch.from_numpy(gauge.block(part, split))
+                for data in part.encoded:
+                    offsets.append(offsets[-1] + file.write(data))
+                if gauge.channels is None:  # if a colour image comes later, these are repeated over the channels
+                    grey.append(hash_rows(block))
+                    final.append(hash_rows(block.expand(-1, 3, -1, -1)))
+                else:
+                    final.append(hash_rows(block))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(folder / f"{name}.images")
+    finally:
+        aside.unlink(missing_ok=True)
+    (index / f"{name}.offsets").write_bytes(np.array(offsets, dtype="<i8").tobytes())
+    (index / f"{name}.hashes").write_bytes(np.concatenate(grey if gauge.channels is None else final).tobytes())
 
 
 def _checked_shape(count: int, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,7 +3,8 @@
 Shapes   n examples.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ Item = bytes | NDArray[np.uint8]
 
 BATCH = 256
 TEST_SHARE = 0.2
+HASH_ALL_BELOW = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,28 @@ class RawSet:
         test: The test split.
         classes: The name of each class.
         record: Where it came from, for the manifest; its `key` identifies the content for the cache.
+        encoded: Whether images must be decoded, which is worth a cache.
     """
 
     train: RawSplit
     test: RawSplit
     classes: tuple[str, ...]
     record: Mapping[str, Any]
+    encoded: bool = True
+
+
+def pick(split: RawSplit, rows: NDArray[np.int64]) -> RawSplit:
+    """Return a split with only these rows, which must ascend; the others are read and dropped."""
+    wanted = np.zeros(len(split), dtype=bool)
+    wanted[rows] = True
+
+    def batches() -> Iterator[list[Item]]:
+        start = 0
+        for batch in split.batches():
+            yield [item for item, keep in zip(batch, wanted[start : start + len(batch)], strict=True) if keep]
+            start += len(batch)
+
+    return RawSplit(split.labels[rows], batches, lambda row: split.where(int(rows[row])))
 
 
 def read_file(path: Path) -> bytes:
@@ -76,6 +94,26 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise Misuse("MTH-0261", f"cannot read {path}: {error.strerror}") from error
+
+
+def file_key(paths: Sequence[Path]) -> str:
+    """Identify the content of files for the cache: by their sha256, or when they are huge by name, size and time.
+
+    Raises:
+        Misuse: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        stats = [path.stat() for path in paths]
+        for path, stat in zip(paths, stats, strict=True):
+            if sum(each.st_size for each in stats) > HASH_ALL_BELOW:
+                digest.update(repr((str(path.resolve()), stat.st_size, stat.st_mtime_ns)).encode())
+            else:
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise Misuse("MTH-0261", f"cannot read {error.filename}: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def split_rows(labels: NDArray[np.int64], num_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -91,6 +129,12 @@ def split_rows(labels: NDArray[np.int64], num_classes: int) -> tuple[NDArray[np.
         test.append(rng.permutation(rows)[: max(count, 0)])
     chosen = np.sort(np.concatenate(test))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def halves(split: RawSplit, num_classes: int) -> tuple[RawSplit, RawSplit]:
+    """Return the training and the test part of a split, as `split_rows` draws them."""
+    train, test = split_rows(split.labels, num_classes)
+    return pick(split, train), pick(split, test)
 
 
 def check_labels(split: RawSplit, classes: tuple[str, ...], *, every_class: bool) -> None:
@@ -166,7 +210,7 @@ def as_rows_hwc(values: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def to_uint8(values: NDArray[Any], what: str, where: Callable[[int], str]) -> NDArray[np.uint8]:
-    """Return images as uint8 pixels: bytes as they are, other whole numbers when they lie in [0, 255], floats in [0, 1].
+    """Return images as uint8 pixels: whole numbers must lie in [0, 255], floating-point numbers in [0, 1].
 
     Raises:
         Misuse: The values are no pixels.

@@ -21,7 +21,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from mithridate.core.errors import Misuse
-from mithridate.data.stores import OverlayStore, Store, SubsetStore, checked_ids
+from mithridate.data._rows import checked_ids
+from mithridate.data.stores import OverlayStore, Store, SubsetStore
 
 ROW = "row"
 """The column that says which row of the complete data set an example was; it is no part of the content."""

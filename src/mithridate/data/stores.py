@@ -9,7 +9,6 @@ Stores are values: nothing here writes to pixels, and a caller must not write to
 Shapes   n images of c channels, h rows, w columns; b gathered rows; p overlaid rows.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -21,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mithridate.core.errors import Misuse
+from mithridate.data._mapped import MappedStore
+from mithridate.data._rows import HASH_BYTES, checked_ids, hash_rows
 
-HASH_BYTES = 32
-_CHUNK_BYTES = 32 << 20
+__all__ = ["MappedStore", "OverlayStore", "ResidentStore", "Store", "SubsetStore"]
 
 
 @runtime_checkable
@@ -53,30 +53,6 @@ class Store(Protocol):
     def to(self, device: torch.device | str) -> "Store":
         """Return a store whose images arrive on `device`."""
         ...
-
-
-def hash_rows(pixels: UInt8[Tensor, "n c h w"]) -> NDArray[np.uint8]:
-    """Return the sha256 of each image's bytes (channel, row, column order), shape (n, 32)."""
-    size = pixels[0].numel() if len(pixels) else 0
-    rows = max(1, _CHUNK_BYTES // max(size, 1))
-    digests: list[bytes] = []
-    for start in range(0, len(pixels), rows):
-        flat = pixels[start : start + rows].cpu().contiguous().numpy().reshape(-1).data
-        digests += [hashlib.sha256(flat[i : i + size]).digest() for i in range(0, len(flat), size)]
-    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(len(pixels), HASH_BYTES)
-
-
-def checked_ids(ids: Int64[Tensor, " k"], count: int) -> Int64[Tensor, " k"]:
-    """Return `ids` when every one is a row of a set of `count` rows.
-
-    Raises:
-        Misuse: An id lies outside [0, count); the first such id is named.
-    """
-    bad = (ids < 0) | (ids >= count)
-    if bool(bad.any()):
-        first = int(ids[bad][0])
-        raise Misuse("MTH-0240", f"row {first} does not exist: there are {count} rows, numbered from 0")
-    return ids
 
 
 @dataclass(frozen=True, eq=False)
