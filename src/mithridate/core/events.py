@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, runtime_checkable
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -24,6 +24,7 @@ class EventLog:
             file.write(line + "\n")
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A display of how far a run is."""
 

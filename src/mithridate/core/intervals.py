@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, variance
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mithridate.core.errors import Misuse
 
 
+@runtime_checkable
 class Interval(Protocol):
     """An estimate with its bounds."""
 
