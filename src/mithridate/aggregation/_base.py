@@ -30,7 +30,7 @@ class AbstractCombiner(ABC):
 
     evidence: ClassVar[Evidence]
 
-    def check(self, num_rows: int) -> None:
+    def check(self, num_rows: int) -> None:  # noqa: B027 - most rules are defined for any number
         """Raise `Misuse` if the rule is not defined for so many rows."""
 
     def init(self) -> State:
@@ -39,7 +39,7 @@ class AbstractCombiner(ABC):
 
 
 class AbstractWeightCombiner(AbstractCombiner):
-    """A combiner whose result is a weighted sum of the rows, plus noise perhaps; the weights follow from the evidence."""
+    """A combiner whose result is a weighted sum of the rows, plus noise perhaps; weights follow from the evidence."""
 
     @abstractmethod
     def weights(

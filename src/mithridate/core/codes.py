@@ -393,6 +393,26 @@ CODES: dict[str, Explanation] = {
         "Continue it with the configuration that wrote it, or begin in a new folder.",
     ),
     # 06xx attacks and defenses
+    "MTH-0601": Explanation(
+        "wrong number of surrogates",
+        "Gradient matching needs as many clean-trained networks as num_surrogates says.",
+        "Train that many surrogates on the clean data, or change num_surrogates.",
+    ),
+    "MTH-0602": Explanation(
+        "form of the derivative not supported",
+        "An operation of the network has no forward-mode rule, so that only double backward works.",
+        "Leave the option form at auto, which finds what works.",
+    ),
+    "MTH-0603": Explanation(
+        "no gradient at the target",
+        "The adversarial loss of the target has a gradient that is zero or not finite, so there is nothing to match.",
+        "Check that the surrogate returns finite logits; with criterion cw, use cross-entropy.",
+    ),
+    "MTH-0604": Explanation(
+        "no gradient of the poisons",
+        "The matching loss is not finite: the surrogate's loss at the poisons has no gradient, or its logits overflow.",
+        "Check the surrogate on the clean images, lower step_size, and use precision fp32.",
+    ),
     "MTH-0650": Explanation(
         "friendly noise would never begin",
         "The noise is generated after a number of epochs (5 from scratch), and training ends before.",

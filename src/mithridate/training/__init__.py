@@ -1,0 +1,1 @@
+"""Training: a plan in phases, a step of seven stages, one loop. Nothing is imported here."""

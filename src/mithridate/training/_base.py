@@ -78,7 +78,7 @@ class Batch:
     columns: Mapping[str, Tensor]
 
 
-class AbstractStage(ABC):
+class AbstractStage(ABC):  # noqa: B024 - the kinds of stage below have the abstract methods
     """A stage holds configuration only; its state is a value in the loop."""
 
     def init(self, context: Context) -> State:
@@ -93,6 +93,10 @@ class AbstractDraw(AbstractStage):
     @abstractmethod
     def steps_per_epoch(self, num_examples: int) -> int:
         """Return how many steps make one pass over the data."""
+
+    @abstractmethod
+    def smallest_batch(self, num_examples: int) -> int:
+        """Return how many examples the smallest batch of a pass has."""
 
     @abstractmethod
     def draw(self, state: State, rng: Rng) -> tuple[Int64[Tensor, " b"], Float[Tensor, " b"], State]:
@@ -158,9 +162,7 @@ class AbstractUpdate(ABC):
         """Return the optimiser's state before the first step."""
 
     @abstractmethod
-    def update(
-        self, flat: Float[Tensor, " d"], vector: Float[Tensor, " d"], state: State, clock: Clock
-    ) -> State:
+    def update(self, flat: Float[Tensor, " d"], vector: Float[Tensor, " d"], state: State, clock: Clock) -> State:
         """Overwrite `flat` in place (the loop owns it) and return the next state, whose tensors may be reused."""
 
 

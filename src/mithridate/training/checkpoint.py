@@ -4,17 +4,18 @@ A checkpoint is an artefact folder: `tensors.safetensors` and `run.json`. A resu
 all randomness is addressed by stage and step and nothing else is remembered.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from mithridate.aggregation._base import State
-from mithridate.core.artefacts import new_artefact, open_artefact
+from mithridate.core.artefacts import disk_errors, new_artefact, open_artefact
 from mithridate.core.boundary import read_json, read_safetensors
 from mithridate.core.errors import Misuse
 from mithridate.training.loop import begin
@@ -35,11 +36,12 @@ def save(run: Run, plan: Plan, seed: int, path: Path) -> None:
         "epoch": run.epoch,
         "states": _strip(run.states, "state", tensors),
     }
-    identity = {"seed": seed, "data": plan.data.fingerprint, "model": plan.model.name, "epochs": plan.epochs}
+    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     with new_artefact(path, kind=_KIND, overwrite=True) as draft:
-        draft.manifest["run"] = identity
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft.path / "tensors.safetensors")
-        (draft.path / "run.json").write_text(json.dumps(document))
+        draft.manifest["run"] = _identity(plan, seed)
+        with disk_errors(path):
+            (draft.path / "tensors.safetensors").write_bytes(serialise(own))  # which refuses shared memory
+            (draft.path / "run.json").write_text(json.dumps(document))
 
 
 def load(plan: Plan, seed: int, path: Path) -> Run:
@@ -50,13 +52,12 @@ def load(plan: Plan, seed: int, path: Path) -> Run:
         Misuse: It belongs to another plan or seed.
     """
     artefact = open_artefact(path, _KIND)
-    identity = {"seed": seed, "data": plan.data.fingerprint, "model": plan.model.name, "epochs": plan.epochs}
-    for key, value in identity.items():
+    for key, value in _identity(plan, seed).items():
         found = artefact.manifest["run"].get(key)
         if found != value:
             raise Misuse("MTH-0509", f"the checkpoint was written with {key} {found!r}, the plan has {value!r}")
     arrays = read_safetensors(artefact.path / "tensors.safetensors")
-    tensors = {name: torch.from_numpy(array).to(plan.device) for name, array in arrays.items()}
+    tensors = {name: torch.tensor(array, device=plan.device) for name, array in arrays.items()}
     document = read_json(artefact.path / "run.json")
     run = begin(plan, seed)
     run.net.load(tensors["values"], {n[len("buffer/") :]: t for n, t in tensors.items() if n.startswith("buffer/")})
@@ -66,7 +67,14 @@ def load(plan: Plan, seed: int, path: Path) -> Run:
     return run
 
 
-def _strip(state: State, key: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401 - a JSON value
+def _identity(plan: Plan, seed: int) -> dict[str, int | str]:
+    """Return what must agree for a checkpoint to be continued; a recipe is its representation as text."""
+    recipe = repr((plan.phases, plan.precision, plan.head_only))
+    digest = hashlib.sha256(recipe.encode()).hexdigest()
+    return {"seed": seed, "data": plan.data.fingerprint, "model": repr(plan.model), "recipe": digest}
+
+
+def _strip(state: State, key: str, tensors: dict[str, Tensor]) -> Any:
     """Return the state with each tensor moved to `tensors` and replaced by its key."""
     if isinstance(state, Tensor):
         tensors[key] = state
@@ -78,7 +86,7 @@ def _strip(state: State, key: str, tensors: dict[str, Tensor]) -> Any:  # noqa: 
     return state
 
 
-def _restore(document: Any, tensors: Mapping[str, Tensor]) -> State:  # noqa: ANN401 - a JSON value
+def _restore(document: Any, tensors: Mapping[str, Tensor]) -> State:
     if isinstance(document, dict):
         if set(document) == {"$tensor"}:
             return tensors[document["$tensor"]]

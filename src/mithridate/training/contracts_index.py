@@ -14,7 +14,7 @@ CONTRACTS: dict[str, tuple[str, str]] = {
         "Schwarzschild et al., Just How Toxic is Data Poisoning? (ICML 2021), transfer learning",
     ),
     "fast-triangle": (
-        "12 epochs from scratch, batch 128, one triangular cycle of Nesterov SGD, padded crops and flips; for screening",
+        "12 epochs from scratch, batch 128, one triangular cycle of Nesterov SGD, padded crops and flips: screening",
         "a recipe of this project: not comparable with published tables",
     ),
     "digits-mlp40": (

@@ -27,6 +27,11 @@ class Shuffle(Checked, AbstractDraw):
         full, rest = divmod(num_examples, self.batch)
         return full if full and (self.drop_last or not rest) else full + 1
 
+    def smallest_batch(self, num_examples: int) -> int:
+        """Return the size of the last batch of an epoch."""
+        full, rest = divmod(num_examples, self.batch)
+        return rest if rest and not (full and self.drop_last) else self.batch
+
     def draw(self, state: State, rng: Rng) -> tuple[Int64[Tensor, " b"], Float[Tensor, " b"], State]:
         """Return the next slice of the epoch's permutation with equal weights."""
         n, epoch, cursor, order = state["n"], state["epoch"], state["cursor"], state["order"]

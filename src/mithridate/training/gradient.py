@@ -25,6 +25,7 @@ from mithridate.training._base import Batch, Forward, Rng
 from mithridate.training.step import Step
 
 _EXAMPLES_AT_ONCE = 64
+_TINY = 1e-30  # a worker whose examples all have weight zero sends a zero row
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Gradient:
         prior = torch.stack([weights[part].sum() for part in parts])
         rows = torch.stack(
             [
-                self._backward(weights[part] / share, loss)[0].clone()
+                self._backward(weights[part] / share.clamp_min(_TINY), loss)[0].clone()
                 for part, loss, share in zip(parts, losses, prior, strict=True)
             ]
         )

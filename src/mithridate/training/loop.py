@@ -17,9 +17,9 @@ from mithridate.training.network import (
     autocasting,
     begin_network,
     fill_colour,
-    has_dropout,
+    lent_generator,
+    may_draw,
     read_only,
-    seeded_dropout,
 )
 from mithridate.training.plan import Phase, Plan
 from mithridate.training.run import Event, Run
@@ -38,7 +38,7 @@ def begin(plan: Plan, seed: int) -> Run:
     """Return the run before its first step. Raises `Misuse` if the stages do not fit the model or the data."""
     net = begin_network(plan, address(seed, "init"))
     for phase in plan.phases:
-        phase.step.check(net, -(-len(plan.data) // phase.step.draw.steps_per_epoch(len(plan.data))))
+        phase.step.check(net, phase.step.draw.smallest_batch(len(plan.data)))
     return Run(net=FlatModule(net))
 
 
@@ -65,6 +65,7 @@ def _stages(step: Step) -> dict[str, AbstractStage]:
 def _enter(plan: Plan, run: Run, phase: Phase, previous: Step | None, rng: Rng) -> None:
     """Initialise the stages that are new in this phase; the others keep their state."""
     old = _stages(previous) if previous else {}
+    run.states = {key: state for key, state in run.states.items() if key in {*_stages(phase.step), "combine", "update"}}
     clock = Clock(run.step, run.epoch)
     probe, fill = read_only(run.net.module, plan.precision), fill_colour(run.net.module, plan.data)
     for key, stage in _stages(phase.step).items():
@@ -83,8 +84,8 @@ def _epochs(plan: Plan, phase: Phase, run: Run, rng: Rng) -> Iterator[Event]:
     gradient, combine_rng, draw_rng = Gradient(step, run.net, autocast), rng.child("combine"), rng.child("draw")
     view_rngs = {view.name: rng.child(f"view/{view.name}") for view in step.views}
     length = step.draw.steps_per_epoch(len(data))
-    dropout = rng.child("dropout") if has_dropout(run.net.module) else None
     run.net.module.train(not plan.head_only)
+    dropout = rng.child("dropout") if may_draw(run.net.module) else None
     loss_sum = torch.zeros((), device=rng.device)
     while run.step_in_phase < phase.epochs * length:
         index, weights, states["draw"] = step.draw.draw(states["draw"], draw_rng)
@@ -94,7 +95,7 @@ def _epochs(plan: Plan, phase: Phase, run: Run, rng: Rng) -> Iterator[Event]:
             x, states[key] = view.view(x, index, states[key], view_rngs[view.name](run.step))
         columns = {name: column[index] for name, column in data.columns.items()}
         batch = Batch(index, x.contiguous(memory_format=torch.channels_last), data.labels[index], columns)
-        with seeded_dropout(dropout, run.step):
+        with lent_generator(dropout, run.step):
             vector, loss = gradient(batch, weights, states, combine_rng, run.step)
         clock = Clock(run.step, run.epoch + run.step_in_phase % length / length)
         states["update"] = step.update.update(run.net.values, vector, states["update"], clock)

@@ -7,6 +7,7 @@ from torch import nn
 from mithridate.aggregation._base import AbstractCombiner, Evidence
 from mithridate.aggregation.mean import Mean
 from mithridate.core.errors import Misuse
+from mithridate.models.facts import has_dropout
 from mithridate.training._base import AbstractDraw, AbstractLoss, AbstractUpdate, AbstractView, AbstractWeigh
 from mithridate.training.draw import Shuffle
 from mithridate.training.loss import CrossEntropy
@@ -37,7 +38,7 @@ class Step:
 
         Args:
             model: The network that will be trained.
-            batch: The number of examples of a full batch.
+            batch: The number of examples of the smallest batch.
         """
         names = [view.name for view in self.views]
         if len(set(names)) < len(names):
@@ -48,8 +49,8 @@ class Step:
             if batch < self.rows.count:
                 raise Misuse(
                     "MTH-0504",
-                    f"{self.rows.count} workers cannot share a batch of {batch} examples",
-                    hint="raise the batch or lower the number of workers",
+                    f"{self.rows.count} workers cannot share a batch of {batch} examples, the smallest of an epoch",
+                    hint="raise the batch, lower the number of workers, or leave out the last batch with drop_last",
                 )
             self.combine.check(self.rows.count)
             return
@@ -58,14 +59,20 @@ class Step:
         if not self.loss.separable:
             raise Misuse(
                 "MTH-0502",
-                f"{rule} needs one gradient per example, and {type(self.loss).__name__} couples the examples of a batch",
+                f"{rule} needs one gradient per example, and {type(self.loss).__name__} couples those of a batch",
                 hint='use Rows(of="worker", count=n)',
             )
         if coupling := couples(model):
             raise Misuse(
                 "MTH-0502",
-                f"{rule} needs one gradient per example, and layer {coupling} couples the examples of a batch",
+                f"{rule} needs one gradient per example, and layer {coupling} couples those of a batch",
                 hint='use a model without BatchNorm, or Rows(of="worker", count=n)',
+            )
+        if has_dropout(model):
+            raise Misuse(
+                "MTH-0502",
+                f"{rule} needs one gradient per example, and {type(model).__name__} drops units at random",
+                hint='use a model without dropout, or Rows(of="worker", count=n)',
             )
 
 

@@ -64,9 +64,7 @@ class SGD(Checked, AbstractUpdate):
         """Return a zero velocity."""
         return torch.zeros_like(flat)
 
-    def update(
-        self, flat: Float[Tensor, " d"], vector: Float[Tensor, " d"], state: State, clock: Clock
-    ) -> State:
+    def update(self, flat: Float[Tensor, " d"], vector: Float[Tensor, " d"], state: State, clock: Clock) -> State:
         """Take one step in place; `vector` is overwritten."""
         lr = self.lr * self.schedule.factor(clock.epoch)
         vector.add_(flat, alpha=self.weight_decay)
