@@ -1,0 +1,1 @@
+"""What everything stands on, without torch: errors, units, checked parameters, artefacts, the ledger, statistics."""

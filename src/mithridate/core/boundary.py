@@ -1,48 +1,65 @@
 """The decode boundary: every byte from a file, a hub or a peer passes here.
 
 A function sniffs the format, checks declared sizes against caps before anything is allocated, decodes, and raises
-`BadArtefact` and nothing else for whatever is wrong with the bytes. Nothing here unpickles, evaluates or imports.
+`BadArtefact` and nothing else for whatever is wrong. Nothing here unpickles, evaluates or imports what it reads.
+A decoder finds little of the damage that leaves a file readable: the checksums of `artefacts` do.
 """
 
-import ast
-import io
+import contextlib
 import json
 import math
-import re
+import mmap
+import os
+import stat
 import struct
-import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import yaml
+from numpy.typing import NDArray
 
-from mithridate.core.errors import BadArtefact, MithridateError, Misuse
+from mithridate.core._images import FORMATS, pixels
+from mithridate.core._yaml import build
+from mithridate.core.errors import BadArtefact, MithridateError
 
 if TYPE_CHECKING:
     import pyarrow
 
-T = TypeVar("T")
 _MIB = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Caps:
-    """Upper bounds on what may be decoded: bytes of a file, bytes in memory, nesting depth, entries."""
+    """Upper bounds on what is decoded.
+
+    Args:
+        file_bytes: Size of the file.
+        memory_bytes: Size of what it decodes to.
+        ratio: How many times larger than the file that may be, beyond the first 64 MiB.
+        depth: Nesting of JSON and YAML.
+        entries: Values in JSON and YAML, arrays in an npz, columns and row groups in parquet.
+    """
 
     file_bytes: int = 8 << 30
     memory_bytes: int = 16 << 30
+    ratio: int = 100
     depth: int = 32
     entries: int = 1_000_000
 
+    def decoded(self, size: int) -> int:
+        """Return how many bytes a file of `size` bytes may decode to."""
+        return min(self.memory_bytes, 64 * _MIB + self.ratio * size)
 
-DEFAULT_CAPS = Caps()
-TEXT_CAPS = Caps(file_bytes=64 * _MIB, memory_bytes=512 * _MIB)
-CONFIG_CAPS = Caps(file_bytes=_MIB, memory_bytes=16 * _MIB, depth=16, entries=10_000)
-MAX_PIXELS = 64 * 1024 * 1024
+
+DEFAULT_CAPS = Caps(entries=10_000)
+TEXT_CAPS = Caps(file_bytes=64 * _MIB)
+CONFIG_CAPS = Caps(file_bytes=_MIB, depth=16, entries=10_000)
+MAX_PIXELS = 24 * _MIB
+"""Width times height; decoding takes up to twelve bytes a pixel."""
+
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "png"),
     (b"\xff\xd8\xff", "jpeg"),
@@ -50,17 +67,9 @@ _MAGIC = (
     (b"PK\x03\x04", "zip"),
     (b"\x93NUMPY", "npy"),
 )
-_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
-_KINDS = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U8": "u1",
-    "BOOL": "?",
+_TENSOR_KINDS = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
+    **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"},
 }
 
 
@@ -73,234 +82,266 @@ def sniff(data: bytes) -> str:
 
 def decode_image(
     data: bytes, *, max_pixels: int = MAX_PIXELS, mode: Literal["RGB", "L"] | None = None, name: str = "image"
-) -> np.ndarray:
-    """Return the pixels of a PNG, JPEG or WebP file as uint8 of shape (h, w, c), c being 1 or 3.
+) -> NDArray[np.uint8]:
+    """Return the pixels of a PNG, JPEG or WebP file as uint8 of shape (h, w, c), c being 1 or 3; alpha is dropped.
 
     Args:
         data: The whole file.
         max_pixels: Largest width times height.
         mode: `RGB` or `L` to convert; None keeps grey images grey and makes all others RGB.
         name: What the error calls the image.
+
+    Raises:
+        BadArtefact: MTH-0201 for another format, MTH-0202 for too many pixels, MTH-0200 for a damaged image.
     """
     kind = sniff(data)
-    if kind not in _FORMATS:
-        raise BadArtefact("MTH-0201", f"{name} is no PNG, JPEG or WebP image (it begins with {data[:8]!r})")
-
-    def decode() -> np.ndarray:
-        from PIL import Image
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with Image.open(io.BytesIO(data), formats=(_FORMATS[kind],)) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise BadArtefact(
-                        "MTH-0202", f"{name} has {width}x{height} pixels, more than the cap of {max_pixels}"
-                    )
-                wanted = mode or ("L" if image.mode in ("L", "1", "I", "I;16", "LA") else "RGB")
-                pixels = np.asarray(image.convert(wanted))
-        return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-    return _guarded(decode, f"{name} is a damaged {kind.upper()} image")
+    if kind not in FORMATS:
+        raise BadArtefact(
+            "MTH-0201",
+            f"{name} is no PNG, JPEG or WebP image; it begins with the bytes {data[:8].hex(' ') or '(none)'}",
+            hint="convert it to PNG",
+        )
+    with _sealed(f"{name} is a damaged {kind.upper()} image"):
+        return pixels(data, kind, max_pixels=max_pixels, mode=mode, name=name)
 
 
 def read_bytes(path: Path, caps: Caps = DEFAULT_CAPS) -> bytes:
-    """Return the content of a file that is not larger than the cap."""
-    _check_file(path, caps)
-    return path.read_bytes()
+    """Return the content of a regular file that is not larger than the cap.
+
+    Raises:
+        BadArtefact: MTH-0208 when it cannot be read, MTH-0202 when it is too large.
+    """
+    with _opened(path, caps) as (file, _), _sealed(f"{path} cannot be read"):
+        data = file.read(caps.file_bytes + 1)
+        _cap(len(data), caps.file_bytes, f"{path} has", "bytes")
+        return data
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None, caps: Caps = DEFAULT_CAPS) -> "pyarrow.Table":
-    """Return a table from a parquet file after checking its declared sizes and validating it in full."""
-    _check_file(path, caps)
+def read_parquet(
+    path: Path, columns: Sequence[str] | None = None, *, caps: Caps = DEFAULT_CAPS, name: str = ""
+) -> "pyarrow.Table":
+    """Return columns of a parquet file, validated in full.
 
-    def decode() -> "pyarrow.Table":
+    Args:
+        path: The file.
+        columns: Top-level columns; None reads all of them.
+        caps: Bounds; the declared sizes are checked before a page is read, the real ones as rows arrive.
+        name: What the error calls the file, its path unless given.
+
+    Raises:
+        BadArtefact: MTH-0203 for a missing column, other 02xx for a damaged or too large file.
+    """
+    what = name or str(path)
+    with _opened(path, caps) as (file, size), _sealed(f"{what} is a damaged parquet file"):
+        import pyarrow
         import pyarrow.parquet
 
-        file = pyarrow.parquet.ParquetFile(path)
-        declared = sum(file.metadata.row_group(k).total_byte_size for k in range(file.metadata.num_row_groups))
-        if declared > caps.memory_bytes:
-            raise BadArtefact("MTH-0202", f"{path} declares {declared} bytes, more than the cap of {caps.memory_bytes}")
-        missing = [column for column in columns or () if column not in file.schema_arrow.names]
-        if missing:
-            raise BadArtefact("MTH-0203", f"{path} has no column {missing[0]!r}; it has {file.schema_arrow.names}")
-        table = file.read(columns=list(columns) if columns else None)
-        table.validate(full=True)
-        return table
+        if sniff(file.read(4)) != "parquet":
+            raise BadArtefact("MTH-0201", f"{what} is no parquet file")
+        with pyarrow.parquet.ParquetFile(path, memory_map=False) as table:
+            meta, limit = table.metadata, caps.decoded(size)
+            _cap(meta.num_columns + meta.num_row_groups, caps.entries, f"{what} has", "columns and row groups")
+            missing = [column for column in columns or () if column not in table.schema_arrow.names]
+            if missing:
+                raise BadArtefact(
+                    "MTH-0203",
+                    f"{what} has no column {missing[0]!r}",
+                    hint=f"it has {', '.join(map(repr, table.schema_arrow.names[:20]))}",
+                )
+            declared = sum(meta.row_group(k).total_byte_size for k in range(meta.num_row_groups))
+            _cap(declared, limit, f"{what} decodes to", "bytes")
+            batches, total = [], 0
+            # A few rows at a time: one dictionary page can stand for any number of equal, long values.
+            for batch in table.iter_batches(32, columns=None if columns is None else list(columns), use_threads=False):
+                total += batch.nbytes
+                _cap(total, limit, f"{what} decodes to", "bytes or more")
+                batch.validate(full=True)
+                batches.append(batch)
+            schema = table.schema_arrow
+            kept = schema if columns is None else pyarrow.schema([schema.field(c) for c in columns], schema.metadata)
+        return pyarrow.Table.from_batches(batches).select(kept.names).cast(kept) if batches else kept.empty_table()
 
-    return _guarded(decode, f"{path} is a damaged parquet file")
 
+def read_npz(path: Path, *, caps: Caps = DEFAULT_CAPS) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an npz file; every header is checked against the cap before its array is allocated.
 
-def read_npz(path: Path, caps: Caps = DEFAULT_CAPS) -> dict[str, np.ndarray]:
-    """Return the arrays of an npz file; every header is checked against the cap before its array is allocated."""
-    _check_file(path, caps)
+    Numbers, truth values and text are accepted, objects are not. The zip's checksums are verified.
 
-    def decode() -> dict[str, np.ndarray]:
-        arrays: dict[str, np.ndarray] = {}
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if len(names) > caps.entries:
-                raise BadArtefact("MTH-0202", f"{path} has {len(names)} entries, more than the cap of {caps.entries}")
-            left = caps.memory_bytes
-            for name in names:
-                with archive.open(name) as member:
-                    array = _read_npy(member, left, f"{path}:{name}")
-                left -= array.nbytes
-                arrays[name.removesuffix(".npy")] = array
+    Raises:
+        BadArtefact: 02xx for a damaged or too large file.
+    """
+    with _opened(path, caps) as (file, size), _sealed(f"{path} is a damaged npz file"):
+        _cap(_count_members(file, size), caps.entries, f"{path} has", "arrays")
+        arrays: dict[str, NDArray[Any]] = {}
+        left = caps.decoded(size)
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                if name in arrays:
+                    raise BadArtefact("MTH-0206", f"{path} holds two arrays of the name {name!r}")
+                with archive.open(info) as member:
+                    arrays[name] = _read_npy(member, left, f"{path}, array {name!r}")
+                left -= arrays[name].nbytes
         return arrays
 
-    return _guarded(decode, f"{path} is a damaged npz file")
 
+def read_safetensors(path: Path, *, caps: Caps = DEFAULT_CAPS) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a safetensors file as writable arrays; bfloat16 becomes float32, which holds it exactly.
 
-def _read_npy(member: Any, limit: int, name: str) -> np.ndarray:
-    magic = member.read(8)
-    if magic[:6] != b"\x93NUMPY" or magic[6] not in (1, 2):
-        raise BadArtefact("MTH-0201", f"{name} is no npy array")
-    size = struct.unpack("<H" if magic[6] == 1 else "<I", member.read(2 if magic[6] == 1 else 4))[0]
-    if size > _MIB:
-        raise BadArtefact("MTH-0202", f"{name} has a header of {size} bytes")
-    header = ast.literal_eval(member.read(size).decode("latin1"))
-    kind, shape = np.dtype(header["descr"]), tuple(header["shape"])
-    if kind.hasobject or not all(isinstance(n, int) and n >= 0 for n in shape) or header["fortran_order"]:
-        raise BadArtefact("MTH-0204", f"{name} has an unsupported layout: {header}")
-    needed = math.prod(shape) * kind.itemsize
-    if needed > limit:
-        raise BadArtefact("MTH-0202", f"{name} declares {needed} bytes, more than the cap of {limit}")
-    data = member.read(needed + 1)
-    if len(data) != needed:
-        raise BadArtefact("MTH-0205", f"{name} holds {len(data)} bytes where its header declares {needed}")
-    return np.frombuffer(bytearray(data), dtype=kind).reshape(shape)
-
-
-def read_safetensors(path: Path, caps: Caps = DEFAULT_CAPS) -> dict[str, np.ndarray]:
-    """Return the tensors of a safetensors file as arrays (bfloat16 is refused: store float32)."""
+    Raises:
+        BadArtefact: 02xx for a damaged or too large file, MTH-0204 for a type that NumPy has no counterpart of.
+    """
     data = read_bytes(path, caps)
+    with _sealed(f"{path} is a damaged safetensors file"):
+        import safetensors
 
-    def decode() -> dict[str, np.ndarray]:
-        (size,) = struct.unpack("<Q", data[:8])
-        if size > min(100 * _MIB, len(data) - 8):
-            raise BadArtefact("MTH-0202", f"{path} declares a header of {size} bytes in a file of {len(data)}")
-        header = json.loads(data[8 : 8 + size])
-        body, arrays, end = memoryview(data)[8 + size :], {}, 0
-        entries = [(name, facts) for name, facts in header.items() if name != "__metadata__"]
-        for name, facts in sorted(entries, key=lambda entry: entry[1]["data_offsets"]):
-            start, stop = facts["data_offsets"]
-            kind = np.dtype(_KINDS[facts["dtype"]])
-            if start != end or stop - start != math.prod(facts["shape"]) * kind.itemsize or stop > len(body):
-                raise BadArtefact("MTH-0205", f"{path}: tensor {name!r} does not fill bytes {start} to {stop}")
-            arrays[name] = np.frombuffer(bytearray(body[start:stop]), dtype=kind).reshape(facts["shape"])
-            end = stop
-        if end != len(body):
-            raise BadArtefact("MTH-0205", f"{path} holds {len(body) - end} bytes after its last tensor")
+        (header,) = struct.unpack_from("<Q", data)
+        _cap(header, min(16 * _MIB, len(data) - 8), f"{path} declares a header of", "bytes")
+        read_json(data[8 : 8 + header], caps=TEXT_CAPS)
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, tensor in safetensors.deserialize(data):  # type: ignore[no-untyped-call]
+            kind = _TENSOR_KINDS.get(tensor["dtype"])
+            if kind is None:
+                hint = "store the tensors as float32"
+                raise BadArtefact("MTH-0204", f"{path}: tensor {name!r} has type {tensor['dtype']}", hint=hint)
+            flat = np.frombuffer(tensor["data"], dtype=kind)
+            if tensor["dtype"] == "BF16":
+                flat = (flat.astype(np.uint32) << 16).view(np.float32)
+            arrays[name] = flat.reshape(tensor["shape"])
         return arrays
 
-    return _guarded(decode, f"{path} is a damaged safetensors file")
 
+def read_json(source: Path | bytes, *, caps: Caps = TEXT_CAPS) -> Any:
+    """Return a JSON value; repeated keys, numbers that are not finite and lone surrogates are refused.
 
-def read_json(source: Path | bytes, caps: Caps = TEXT_CAPS) -> Any:
-    """Return a JSON value; duplicate keys, non-finite numbers and deep nesting are refused."""
-    name = str(source) if isinstance(source, Path) else "JSON"
+    Raises:
+        BadArtefact: 02xx for anything else than one JSON document within the caps.
+    """
+    name = str(source) if isinstance(source, Path) else "JSON document"
     data = read_bytes(source, caps) if isinstance(source, Path) else source
-    if len(data) > caps.file_bytes:
-        raise BadArtefact("MTH-0202", f"{name} has {len(data)} bytes, more than the cap of {caps.file_bytes}")
-    if _depth(data) > caps.depth:
-        raise BadArtefact("MTH-0202", f"{name} is nested deeper than {caps.depth}")
+    _cap(len(data), caps.file_bytes, f"{name} has", "bytes")
+    _cap(data.count(b",") + data.count(b"[") + data.count(b"{"), caps.entries, f"{name} has", "values")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise BadArtefact("MTH-0206", f"{name} repeats a key among {sorted(found)[:5]}")
+            twice = next(key for k, (key, _) in enumerate(pairs) if key in (other for other, _ in pairs[:k]))
+            raise BadArtefact("MTH-0206", f"{name} repeats the key {twice[:60]!r}")
         return found
 
     def refuse(text: str) -> Any:
-        raise BadArtefact("MTH-0206", f"{name} holds the number {text}, which JSON does not have")
+        raise BadArtefact("MTH-0206", f"{name} holds {text}, which is no JSON number")
 
-    return _guarded(
-        lambda: json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse),
-        f"{name} is no valid JSON",
-    )
-
-
-def _depth(data: bytes) -> int:
-    """Return how deep brackets nest outside strings, without recursion."""
-    deepest = depth = 0
-    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', data):
-        if token[0] in (b"[", b"{"):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token[0] in (b"]", b"}"):
-            depth -= 1
-    return deepest
+    with _sealed(f"{name} is no valid JSON"):
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        _check_tree(value, caps, name)
+        return value
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases, anchors, tags of objects or repeated keys, and with caps."""
+def read_yaml(text: str, name: str = "YAML", *, caps: Caps = CONFIG_CAPS) -> Any:
+    """Return a YAML value of plain types, by the core schema of YAML 1.2: `1e-3` is a number, `no` is text.
 
-    caps = CONFIG_CAPS
+    Aliases, tags, repeated keys, keys that are no text and several documents are refused; errors give the line.
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()
-            raise BadArtefact("MTH-0207", f"line {event.start_mark.line + 1}: YAML aliases are not accepted")
-        self._level = getattr(self, "_level", 0) + 1
-        self._nodes = getattr(self, "_nodes", 0) + 1
-        if self._level > self.caps.depth or self._nodes > self.caps.entries:
-            raise BadArtefact(
-                "MTH-0202", f"the YAML is deeper than {self.caps.depth} or larger than {self.caps.entries}"
-            )
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self._level -= 1
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool):
-                raise BadArtefact("MTH-0206", f"line {key_node.start_mark.line + 1}: {key!r} cannot be a key")
-            if key in keys:
-                raise BadArtefact("MTH-0206", f"line {key_node.start_mark.line + 1}: the key {key!r} is repeated")
-            keys.add(key)
-        return super().construct_mapping(node, deep=deep)
+    Raises:
+        BadArtefact: MTH-0207 or MTH-0206 with the line, MTH-0202 beyond the caps.
+    """
+    with _sealed(f"{name} is no valid YAML"):
+        _cap(len(text.encode("utf-8")), caps.file_bytes, f"{name} has", "bytes")
+        return build(text, name, depth=caps.depth, entries=caps.entries)
 
 
-def read_yaml(text: str, name: str = "configuration") -> Any:
-    """Return a YAML value of plain types; errors give the line."""
-    if len(text.encode("utf-8", "surrogatepass")) > CONFIG_CAPS.file_bytes:
-        raise BadArtefact("MTH-0202", f"{name} is larger than {CONFIG_CAPS.file_bytes} bytes")
+def _check_tree(value: object, caps: Caps, name: str) -> None:
+    """Check the nesting and the text of a JSON value; not by recursion, which is what deep nesting attacks."""
+    level = [value]
+    for depth in range(caps.depth + 2):
+        _cap(depth, caps.depth, f"{name} is nested", "levels deep")
+        deeper: list[object] = []
+        for item in level:
+            if isinstance(item, str):
+                item.encode("utf-8")
+            elif isinstance(item, dict):
+                deeper += [*item, *item.values()]
+            elif isinstance(item, list):
+                deeper += item
+        if not any(isinstance(item, dict | list) for item in level):
+            return
+        level = deeper
 
-    def decode() -> Any:
-        try:
-            return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else "?"
-            raise BadArtefact("MTH-0207", f"{name}, line {line}: {error.problem}") from error
 
-    return _guarded(decode, f"{name} is no valid YAML")
+def _count_members(file: IO[bytes], size: int) -> int:
+    """Count the entries of a zip by their signatures, as the index itself may lie and is read whole by the library."""
+    start = file.read(4)
+    file.seek(0)
+    if sniff(start) != "zip":
+        raise BadArtefact("MTH-0201", f"{file.name} is no npz file; it begins with {start.hex(' ') or 'nothing'}")
+    count = 0
+    with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as view:
+        place = view.find(b"PK\x01\x02")
+        while place >= 0:
+            count += 1
+            place = view.find(b"PK\x01\x02", place + 4)
+    return count
 
 
-def _check_file(path: Path, caps: Caps) -> None:
-    if not path.exists():
-        raise Misuse("MTH-0208", f"{path} does not exist", hint="check the path")
-    if not path.is_file():
-        raise Misuse("MTH-0208", f"{path} is not a file", hint="check the path")
+def _read_npy(member: IO[bytes], limit: int, name: str) -> NDArray[Any]:
+    """Read one array whose header has been held against `limit` and against the length of its data."""
+    version = np.lib.format.read_magic(member)
+    if version == (1, 0):
+        shape, fortran, kind = np.lib.format.read_array_header_1_0(member, max_header_size=10_000)
+    elif version == (2, 0):
+        shape, fortran, kind = np.lib.format.read_array_header_2_0(member, max_header_size=10_000)
+    else:
+        raise BadArtefact("MTH-0204", f"{name} is of npy version {version}; versions 1.0 and 2.0 are read")
+    if kind.kind not in "biufUS" or any(side < 0 for side in shape):
+        raise BadArtefact(
+            "MTH-0204", f"{name} has type {kind} and shape {shape}; numbers and text are read, never objects"
+        )
+    needed = math.prod(shape) * kind.itemsize
+    _cap(needed, limit, f"{name} declares", "bytes")
+    data = bytearray()
+    while block := member.read(min(needed + 1 - len(data), _MIB)):
+        data += block
+    if len(data) != needed:
+        more = "more" if len(data) > needed else f"{len(data)}"
+        raise BadArtefact("MTH-0205", f"{name} holds {more} bytes where its header declares {needed}")
+    return np.frombuffer(data, dtype=kind).reshape(shape, order="F" if fortran else "C")
+
+
+@contextlib.contextmanager
+def _opened(path: Path, caps: Caps) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a regular file, which pipes and devices are not, and yield it with its size."""
+    hint = "check the path and its permissions"
     try:
-        size = path.stat().st_size
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise Misuse("MTH-0208", f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
-    if size > caps.file_bytes:
-        raise BadArtefact("MTH-0202", f"{path} has {size} bytes, more than the cap of {caps.file_bytes}")
+        # Without O_NONBLOCK, opening a pipe would wait for a writer.
+        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: PTH123, SIM115
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadArtefact("MTH-0208", f"{path} cannot be read: {reason}", hint=hint) from error
+    with file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadArtefact("MTH-0208", f"{path} is no regular file", hint=hint)
+        _cap(status.st_size, caps.file_bytes, f"{path} has", "bytes")
+        yield file, status.st_size
 
 
-def _guarded(decode: Callable[[], T], message: str) -> T:
-    """Run a decoder; whatever it raises becomes one typed error."""
+def _cap(found: int, cap: int, what: str, unit: str) -> None:
+    if found > cap:
+        raise BadArtefact("MTH-0202", f"{what} {found:,} {unit}, at most {max(cap, 0):,} are accepted")
+
+
+@contextlib.contextmanager
+def _sealed(message: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into one typed error."""
     try:
-        return decode()
+        yield
     except MithridateError:
         raise
-    except (Exception, RecursionError) as error:  # noqa: BLE001 - decoders raise anything on hostile bytes
+    except Exception as error:  # decoders raise anything on hostile bytes
         reason = " ".join(str(error).split())[:200]
-        raise BadArtefact("MTH-0200", f"{message}: {type(error).__name__}: {reason}") from error
+        raise BadArtefact(
+            "MTH-0200",
+            f"{message}: {type(error).__name__}{': ' if reason else ''}{reason}",
+            hint="get a fresh copy of it",
+        ) from error

@@ -39,13 +39,13 @@ class MithridateError(Exception):
         return f"[{self.code}] {self.message}" + (f" ({self.hint})" if self.hint else "")
 
 
-class Misuse(MithridateError, ValueError):
+class Misuse(MithridateError, ValueError):  # noqa: N818 - the word that users see
     """Wrong use or bad input: a value outside its range, an unknown name, an impossible combination."""
 
     exit_code = ExitCode.MISUSE
 
 
-class BadArtefact(MithridateError, ValueError):
+class BadArtefact(MithridateError, ValueError):  # noqa: N818 - the word that users see
     """Bytes from outside are damaged, altered, too large, or not what they claim to be."""
 
     exit_code = ExitCode.MISUSE

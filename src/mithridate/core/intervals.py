@@ -1,7 +1,7 @@
 """How sure a rate is: Wilson intervals, intervals for clustered and for repeated trials, and exact one-sided tests.
 
     wilson      independent trials
-    clustered   trials in groups that tend to go the same way: victims of one target; more victims do not replace targets
+    clustered   trials in groups that go the same way: victims of one target; more victims do not replace targets
     repeated    the same trials judged by several runs: test images by several victims
 
 Paper    Wilson (JASA 1927), the score interval; Kish (Survey Sampling, 1965), the design effect; Fisher (1935), the
@@ -10,7 +10,7 @@ Paper    Wilson (JASA 1927), the score interval; Kish (Survey Sampling, 1965), t
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, variance
 from typing import Protocol, runtime_checkable
 
@@ -77,6 +77,18 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
     return _rate(successes, trials, trials, confidence)
 
 
+def wilson_bounds(rate: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval for a rate in so many trials, which need not be a whole number."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    middle = rate + z * z / (2 * trials)
+    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    # At its ends the formula is exact in real numbers and off by an ulp in floating point.
+    low = 0.0 if rate == 0 else min((middle - half) / scale, rate)
+    high = 1.0 if rate == 1 else max((middle + half) / scale, rate)
+    return max(0.0, low), min(1.0, high)
+
+
 def clustered(successes: Sequence[int], trials: Sequence[int], confidence: float = 0.95) -> Rate:
     """Return the rate of trials in clusters, with Wilson's interval for as many trials as they are worth.
 
@@ -99,15 +111,13 @@ def clustered(successes: Sequence[int], trials: Sequence[int], confidence: float
     pairs = [(k, n) for k, n in zip(successes, trials, strict=True) if n]
     total, num_trials, num_clusters = sum(k for k, _ in pairs), sum(n for _, n in pairs), len(pairs)
     size = num_trials / num_clusters
-    padded = [*pairs, (0.0, size), (size, size)]
     padded_trials = num_trials + 2 * size
     rate = (total + size) / padded_trials
-    scatter = math.fsum((k - rate * n) ** 2 for k, n in padded)
+    scatter = math.fsum((k - rate * n) ** 2 for k, n in (*pairs, (0, size), (size, size)))
     effect = max(1.0, scatter / (padded_trials * rate * (1 - rate)))
     found = _rate(total, num_trials, num_trials / effect, confidence)
-    none = _bounds(0.0, num_clusters, confidence)
-    every = _bounds(1.0, num_clusters, confidence)
-    return Rate(total, num_trials, min(found.low, every[0]), max(found.high, none[1]), found.effective)
+    none, every = (wilson_bounds(end, num_clusters, confidence) for end in (0.0, 1.0))
+    return replace(found, low=min(found.low, every[0]), high=max(found.high, none[1]))
 
 
 def repeated(successes: Sequence[int], trials: int, confidence: float = 0.95) -> Rate:
@@ -161,9 +171,8 @@ def paired_greater(pairs: Sequence[tuple[float, float]]) -> float:
     With pairs of 0 and 1 this is McNemar's exact test. Without a pair that differs the p-value is 1.
     """
     wins = sum(first > second for first, second in pairs)
-    losses = sum(first < second for first, second in pairs)
-    decided = wins + losses
-    return sum(math.comb(decided, k) for k in range(wins, decided + 1)) / 2**decided
+    decided = wins + sum(first < second for first, second in pairs)
+    return sum(math.comb(decided, k) for k in range(wins, decided + 1)) / (1 << decided)
 
 
 def _check(successes: Sequence[int], trials: Sequence[int], confidence: float = 0.95) -> None:
@@ -179,16 +188,5 @@ def _check(successes: Sequence[int], trials: Sequence[int], confidence: float = 
 
 
 def _rate(successes: int, trials: int, effective: float, confidence: float) -> Rate:
-    low, high = _bounds(successes / trials, effective, confidence)
+    low, high = wilson_bounds(successes / trials, effective, confidence)
     return Rate(successes, trials, low, high, effective)
-
-
-def _bounds(rate: float, trials: float, confidence: float) -> tuple[float, float]:
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    middle = rate + z * z / (2 * trials)
-    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    # At the ends the formula is exact in real numbers and off by an ulp in floating point.
-    low = 0.0 if rate == 0 else min((middle - half) / scale, rate)
-    high = 1.0 if rate == 1 else max((middle + half) / scale, rate)
-    return max(0.0, low), min(1.0, high)

@@ -11,7 +11,7 @@ import math
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, NewType, TypeVar, Union, cast, get_args, get_origin, overload
 
@@ -61,9 +61,10 @@ class In(AbstractConstraint):
         """Tell whether the value lies between the bounds."""
         if isinstance(value, bool) or not isinstance(value, Real):
             return False
-        above = self.lo < value if self.open_lo else self.lo <= value
-        below = value < self.hi if self.open_hi else value <= self.hi
-        return bool(above and below)
+        number = float(value)
+        above = self.lo < number if self.open_lo else self.lo <= number
+        below = number < self.hi if self.open_hi else number <= self.hi
+        return above and below
 
     def words(self) -> str:
         """Return the interval in the usual notation."""
@@ -112,7 +113,7 @@ class OneOf(AbstractConstraint):
 @overload
 def param(default: T, *, within: AbstractConstraint | None = None, doc: str = "") -> T: ...
 @overload
-def param(*, within: AbstractConstraint | None = None, doc: str = "") -> Any: ...  # noqa: ANN401 - as dataclasses.field
+def param(*, within: AbstractConstraint | None = None, doc: str = "") -> Any: ...
 def param(default: object = MISSING, *, within: AbstractConstraint | None = None, doc: str = "") -> object:
     """Declare a field of a `Checked` dataclass; `metadata` has `within` and `doc`.
 
@@ -168,13 +169,11 @@ def _kinds(annotation: object) -> tuple[bool, tuple[type, ...]]:
     while isinstance(annotation, NewType):
         annotation = annotation.__supertype__
     if get_origin(annotation) in (Union, types.UnionType):
-        parts = [_kinds(part) for part in get_args(annotation)]
-        optional = any(part[0] for part in parts) or type(None) in get_args(annotation)
-        known = [kind for part in parts for kind in part[1]]
-        others = any(
-            not part[1] for part, arg in zip(parts, get_args(annotation), strict=True) if arg is not type(None)
-        )
-        return optional, () if others else tuple(known)
+        named = [part for part in get_args(annotation) if part is not type(None)]
+        parts = [_kinds(part) for part in named]
+        optional = len(named) < len(get_args(annotation)) or any(part[0] for part in parts)
+        known = tuple(kind for part in parts for kind in part[1])
+        return optional, known if all(part[1] for part in parts) else ()
     return annotation is type(None), (annotation,) if isinstance(annotation, type) and annotation in _NOUNS else ()
 
 

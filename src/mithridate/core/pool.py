@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from mithridate.core.errors import MithridateError, Misuse, WorkError
+from mithridate.core.errors import Misuse, MithridateError, WorkError
 
 Tell = Callable[[Mapping[str, Any]], None]
 """What a job may call to report progress: a JSON object."""
@@ -119,18 +119,18 @@ def _schedule(queue: _Queue, children: list[_Child]) -> Iterator[Done | Told]:
     _feed(queue, children)
     while any(child.job for child in children):
         for key, _ in selector.select(timeout=60):
-            child: _Child = key.data
-            for line in _lines(child):
+            ready: _Child = key.data
+            for line in _lines(ready):
                 message = json.loads(line)
-                assert child.job is not None
+                assert ready.job is not None
                 if "word" in message:
-                    yield Told(child.job, message["word"])
+                    yield Told(ready.job, message["word"])
                 elif "result" in message:
-                    name, child.job = child.job, None
+                    name, ready.job = ready.job, None
                     queue.finished.add(name)
                     yield Done(name, message["result"])
                 else:
-                    _raise(child.job, message)
+                    _raise(ready.job, message)
         _feed(queue, children)
     _nothing_left(queue)
 

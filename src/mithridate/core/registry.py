@@ -113,7 +113,7 @@ class Registry:
         try:
             found = point.load()
             method = _method(found) if isinstance(found, ModuleType) else found
-        except Exception as error:  # noqa: BLE001 - a plugin is a stranger's code and may fail in any way
+        except Exception as error:  # a plugin is a stranger's code and may fail in any way
             raise self._broken(point, error) from error
         if not isinstance(method, type):
             raise self._broken(point, f"{point.value} is {type(method).__name__} and no class")

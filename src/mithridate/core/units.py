@@ -20,7 +20,7 @@ def parse_epsilon(text: str | float) -> Pixels:
     """Read the radius of an L-infinity ball, written as a fraction (`16/255`) or as a decimal in (0, 1].
 
     Raises:
-        Misuse: MTH-0103 when it is above 1 (levels of 255 instead of [0, 1] units), MTH-0104 when it is no positive number.
+        Misuse: MTH-0103 when it is above 1 (levels of 255, not [0, 1] units), MTH-0104 when it is no positive number.
     """
     value = _quotient(text) if isinstance(text, str) else _plain(text)
     if value is None or not value > 0 or math.isinf(value):

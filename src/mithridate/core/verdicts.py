@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from mithridate.core.errors import ExitCode, Misuse
-from mithridate.core.intervals import Interval, Rate, _bounds
+from mithridate.core.intervals import Interval, Rate, wilson_bounds
 from mithridate.core.registry import closest
 
 METRICS = ("asr", "clean_accuracy", "accuracy_drop")
@@ -91,11 +91,8 @@ class Gate:
 
     def judge(self, value: Interval) -> Status:
         """Return pass if the whole interval satisfies the condition, fail if none of it does, else inconclusive."""
-        if self._holds(value.high) and self._holds(value.low):
-            return Status.PASS
-        if not self._holds(value.high) and not self._holds(value.low):
-            return Status.FAIL
-        return Status.INCONCLUSIVE
+        ends = {self._holds(value.low), self._holds(value.high)}
+        return Status.INCONCLUSIVE if len(ends) == 2 else Status.PASS if True in ends else Status.FAIL
 
     def trials_needed(self, rate: Rate, confidence: float = 0.95) -> int | None:
         """Return about how many trials in all would decide the gate if the rate stayed as it is.
@@ -105,7 +102,7 @@ class Gate:
         """
 
         def decided(trials: float) -> bool:
-            low, high = _bounds(rate.point, trials, confidence)
+            low, high = wilson_bounds(rate.point, trials, confidence)
             return self._holds(low) == self._holds(high)
 
         if not decided(_MOST_TRIALS):
