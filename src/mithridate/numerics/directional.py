@@ -136,13 +136,14 @@ def prepare(
 
 def loss_gradient(
     network: Network, x: Float[Tensor, "b c h w"], loss: Callable[[Float[Tensor, "b k"]], Float[Tensor, ""]]
-) -> dict[str, Tensor]:
-    """Gradient of `loss(logits)` in the live parameters."""
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """The value of `loss(logits)` and its gradient in the live parameters."""
     live = {name: value.detach().requires_grad_() for name, value in network.live.items()}
-    gradients = torch.autograd.grad(loss(network.logits(laid_out(x), live)), list(live.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(value) if gradient is None else gradient
-        for (name, value), gradient in zip(live.items(), gradients, strict=True)
+    value = loss(network.logits(laid_out(x), live))
+    gradients = torch.autograd.grad(value, list(live.values()), allow_unused=True)
+    return value.detach(), {
+        name: torch.zeros_like(parameter) if gradient is None else gradient
+        for (name, parameter), gradient in zip(live.items(), gradients, strict=True)
     }
 
 
@@ -217,13 +218,12 @@ def _double_backward(network: Network, x: Tensor, y: Tensor, v: Direction, loss_
     return torch.autograd.grad(outputs, x, grad_outputs=weights)[0]
 
 
-def choose_form(network: Network, x: Float[Tensor, "b c h w"], labels: Int64[Tensor, " b"], *, wanted: str) -> Form:
+def choose_form(network: Network, x: Float[Tensor, "b c h w"], *, wanted: str) -> Form:
     """Decide which form computes the products of a network.
 
     Args:
         network: The network.
         x: A chunk of images as they will come.
-        labels: Their labels.
         wanted: A form; or `auto`, the first of `FORMS` that this network supports (the same on every machine, so that
             equal seeds give equal numbers); or `measure`, the fastest of them on this chunk.
 
@@ -231,6 +231,8 @@ def choose_form(network: Network, x: Float[Tensor, "b c h w"], labels: Int64[Ten
         Misuse: The wanted form is not supported by an operation of this network.
     """
     direction = _some_direction(network)
+    with torch.no_grad():
+        labels = network.logits(laid_out(x)).argmin(1)  # a fitted label has a residual of mere rounding errors
     few = slice(0, 2)
     oracle = mixed_product(network, x[few], labels[few], direction, form="double-backward")
     usable = [form for form in FORMS if _agrees(network, x[few], labels[few], direction, form=form, oracle=oracle)]

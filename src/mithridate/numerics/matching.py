@@ -20,6 +20,7 @@ Shapes   p parameters.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -163,7 +164,7 @@ def mean_gradient(
     """Flat gradient of the mean cross-entropy, in constant memory."""
     total = {name: torch.zeros_like(value) for name, value in network.live.items()}
     for x_part, y_part in zip(torch.split(x, chunk), torch.split(labels, chunk), strict=True):
-        part = loss_gradient(network, x_part, lambda z, y=y_part: cross_entropy(z, y, reduction="sum"))  # type: ignore[misc]
+        _, part = loss_gradient(network, x_part, partial(cross_entropy, target=y_part, reduction="sum"))
         for name, gradient in part.items():
             total[name] += gradient
     return network.pull(total) / len(x)

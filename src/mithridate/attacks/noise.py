@@ -1,0 +1,46 @@
+"""Random noise of the full size epsilon: the control that any attack of this size must beat.
+
+    x_i' = clamp( x_i + epsilon s_i ),   s_i uniform in {-1, +1} for every pixel and channel
+
+Paper    the control of Geiping et al., Witches' Brew (ICLR 2021), and of every audit here; sign noise is the corner of
+         the ball, the largest noise that the bound allows.
+Cost     nothing.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from mithridate.attacks._base import AbstractAttack, AttackKit
+from mithridate.data.packs import PoisonPack, make_pack
+from mithridate.data.scenarios import Scenario
+from mithridate.numerics.ball import quantise
+from mithridate.numerics.rng import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(AbstractAttack):
+    """Sign noise."""
+
+    @property
+    def surrogates_needed(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def crafting_passes(self) -> float:
+        """None."""
+        return 0.0
+
+    def craft(self, kit: AttackKit, scenario: Scenario, *, seed: int) -> PoisonPack:
+        """Add the noise; see `AbstractAttack.craft`."""
+        train = kit.data.train
+        ids = torch.tensor(scenario.poison_ids)
+        base = train.images.gather(ids.to(train.device)).cpu()
+        signs = 2 * torch.randint(2, base.shape, generator=generator(seed, "noise")) - 1
+        epsilon = float(scenario.epsilon)
+        images = quantise(base, epsilon * signs.double(), epsilon)
+        return make_pack(train, scenario, images, attack="noise", config=asdict(self), seed=seed, record={})
+
+
+METHOD = Noise
