@@ -108,7 +108,7 @@ def paper_rows(report: Report) -> list[tuple[str, str, str, str]]:
     if report.paper is None:
         return []
     measured = {label: scalar(value) for label, value in report.paper.measured}
-    published = {label: (scalar(value), provenance) for label, value, provenance in report.paper.published}
+    published = {label: (scalar(value), sentence(provenance)) for label, value, provenance in report.paper.published}
     labels = dict.fromkeys([*published, *measured])
     return [(sentence(k), *published.get(k, ("—", "")), measured.get(k, "—")) for k in labels]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 from pydantic.functional_validators import AfterValidator
 
 from mithridate.core.errors import BadArtefact
@@ -60,6 +60,7 @@ Interval = Annotated[tuple[Share, Share], Field(strict=False), AfterValidator(_o
 PngUri = Annotated[str, AfterValidator(_png_uri)]
 Instant = Annotated[str, AfterValidator(_instant)]
 Scalar = str | int | float
+Stripped = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 class _Strict(BaseModel):
@@ -75,7 +76,7 @@ class Verdict(_Strict):
     exit_code: int
     sentence: str = Field(pattern=r"\S")
     reasons: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    gate: str | None = None
+    gate: Stripped | None = None
 
     @model_validator(mode="after")
     def _code_matches_status(self) -> "Verdict":
@@ -237,7 +238,7 @@ class Report(_Strict):
     paper: Paper | None = None
     config: dict[str, JsonValue] = {}
     environment: dict[str, JsonValue] = {}
-    reproduce: str = ""
+    reproduce: Stripped = ""
     timing: Timing | None = None
 
 
