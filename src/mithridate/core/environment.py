@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from importlib import metadata
 
 _PACKAGES = ("mithridate", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "pillow", "safetensors")
@@ -9,13 +10,20 @@ _PACKAGES = ("mithridate", "torch", "numpy", "scipy", "scikit-learn", "pyarrow",
 
 def environment() -> dict[str, str | int]:
     """Return versions and hardware as plain JSON; imports none of the packages."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS", "")
     return {
-        "python": platform.python_version(),
+        **versions(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "cores": os.cpu_count() or 1,
-        **{name: _version(name) for name in _PACKAGES},
+        "cores": cores,
+        "threads": int(threads) if threads.isdecimal() else cores,
     }
+
+
+def versions() -> dict[str, str | int]:
+    """Return the versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
 
 
 def _version(package: str) -> str:

@@ -1,23 +1,31 @@
 """The ledger of a long run: one checksummed JSON line per finished piece of work.
 
-Killed at any moment it loses no acknowledged record: a torn last line is cut when the ledger is opened. A record is
-written once; a second one of the same name is refused. One process writes at a time, by a lock that the kernel takes
-back when its holder dies.
+    {"crc":"1c291ca3","name":"victim/none/3","record":{...}}
+
+The checksum is that of the line without it. Killed at any moment the ledger loses no acknowledged record: it is synced
+before `append` returns, and a torn tail is cut when it is opened. A name is recorded once; a second record of it is
+refused. One process writes at a time, by a lock that the kernel takes back when its holder dies.
 """
 
 import fcntl
 import json
 import os
+import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from mithridate.core.artefacts import disk_errors
 from mithridate.core.errors import BadArtefact, Misuse, WorkError
 
 Record = dict[str, Any]
+
+SCHEMA = "mithridate.ledger/1"
+_PREFIX = b'{"crc":"'
+_PATIENCE = 2.0
 
 
 class Ledger:
@@ -25,72 +33,78 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
+        self._file: int | None = None
+        self._end = 0
         self._names: set[str] = set()
+        self._turn = threading.Lock()
 
     def open(self) -> Self:
-        """Lock the ledger for this process and cut a torn last line.
+        """Lock the ledger for this process and cut a torn tail; a ledger that is not there is begun.
 
         Raises:
-            WorkError: Another process holds it; the message gives its process id.
-            BadArtefact: A line before the last is damaged.
+            Misuse: MTH-0711 when it is open already.
+            WorkError: MTH-0710 when another process holds it, with its id; MTH-0706 when the disk refuses.
+            BadArtefact: MTH-0713 when a record before the tail is damaged, MTH-0714 for another schema.
         """
+        if self._file is not None:
+            raise Misuse("MTH-0711", f"{self.path} is open already")
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise WorkError(
-                "MTH-0710",
-                f"process {self._holder()} is working on {self.path.parent}",
-                hint="wait for it, or end it; then run the same command again",
-            ) from None
-        with disk_errors(self.path):
-            self._lock_file().write_text(str(os.getpid()))
-            records, whole = _scan(self.path.read_bytes(), self.path)
-            file.truncate(whole)
-            file.seek(0, os.SEEK_END)
-        self._names = set(records)
-        self._file = file
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                self._take(file)
+                records, self._end = _scan(self.path.read_bytes(), self.path)
+                os.ftruncate(file, self._end)
+                if self._end == 0:
+                    self._write(file, _encode({"schema": SCHEMA}))
+                    _sync_folder(self.path.parent)
+            except BaseException:
+                os.close(file)
+                raise
+        self._file, self._names = file, set(records)
         return self
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Write a record so that it survives a crash right after.
 
         Raises:
-            Misuse: The name is in the ledger already.
-            WorkError: The disk is full or not writable; the ledger stays as it was.
+            Misuse: MTH-0711 when the ledger is not open, MTH-0712 when it has the name already, MTH-0715 when the
+                record is not plain JSON.
+            WorkError: MTH-0706 when the disk is full or not writable; the ledger stays as it was.
         """
-        if self._file is None:
-            raise Misuse("MTH-0711", f"{self.path} is not open for appending")
-        if name in self._names:
-            raise Misuse("MTH-0712", f"{self.path} has a record {name!r} already; each is written once")
-        line = _encode(name, record)
-        start = self._file.tell()
         try:
+            line = _encode({"name": name, "record": dict(record)})
+        except (TypeError, ValueError) as error:
+            raise Misuse("MTH-0715", f"the record {name!r} holds what JSON has not: {error}") from error
+        with self._turn:
+            if self._file is None:
+                raise Misuse("MTH-0711", f"{self.path} is not open, so {name!r} cannot be written")
+            if name in self._names:
+                raise Misuse("MTH-0712", f"{self.path} has a record {name!r} already", hint="each is written once")
             with disk_errors(self.path, len(line)):
-                self._file.write(line)
-                self._file.flush()
-                os.fsync(self._file.fileno())
-        except WorkError:
-            os.ftruncate(self._file.fileno(), start)
-            raise
-        self._names.add(name)
+                self._write(self._file, line)
+            self._names.add(name)
 
     def records(self) -> dict[str, Record]:
-        """Return all whole records by name, in the order of writing; no lock is taken."""
-        if not self.path.exists():
+        """Return all whole records by name, in the order of writing; no lock is taken and nothing is repaired.
+
+        Raises:
+            BadArtefact: MTH-0713 when a record before the tail is damaged, MTH-0714 for another schema.
+        """
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
             return {}
-        return _scan(self.path.read_bytes(), self.path)[0]
+        except OSError as error:
+            raise BadArtefact("MTH-0713", f"{self.path} cannot be read: {error.strerror}") from error
+        return _scan(data, self.path)[0]
 
     def close(self) -> None:
         """Release the lock."""
         if self._file is not None:
-            self._lock_file().unlink(missing_ok=True)
-            self._file.close()
-            self._file = None
+            self._holder_file().unlink(missing_ok=True)
+            os.close(self._file)
+        self._file = None
 
     def __enter__(self) -> Self:
         return self
@@ -100,39 +114,103 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def _lock_file(self) -> Path:
+    def _take(self, file: int) -> None:
+        """Lock the file, or say who holds it. A holder that was just killed may live for a moment in its children."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = self._holder()
+                if holder is None and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                raise WorkError(
+                    "MTH-0710",
+                    f"{'another process' if holder is None else f'process {holder}'} is working on {self.path.parent}",
+                    hint="wait for it, or end it; then run the same command again",
+                ) from None
+            self._holder_file().write_text(str(os.getpid()))
+            return
+
+    def _holder_file(self) -> Path:
         return self.path.with_name(f".{self.path.name}.pid")
 
-    def _holder(self) -> str:
+    def _holder(self) -> int | None:
+        """Return the process that holds the lock, if it said so and lives."""
         try:
-            return self._lock_file().read_text().strip() or "unknown"
+            pid = int(self._holder_file().read_text())
+            os.kill(pid, 0)
+        except PermissionError:
+            return pid
+        except (OSError, ValueError, OverflowError):
+            return None
+        return pid
+
+    def _write(self, file: int, line: bytes) -> None:
+        """Write a line at the end and sync it; if that fails, what was written of it is cut or later overwritten."""
+        try:
+            done = 0
+            while done < len(line):
+                done += os.pwrite(file, line[done:], self._end + done)
+            os.fsync(file)
         except OSError:
-            return "unknown"
+            os.ftruncate(file, self._end)
+            raise
+        self._end += len(line)
 
 
-def _encode(name: str, record: Mapping[str, Any]) -> bytes:
-    body = json.dumps({"name": name, "record": record}, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(body), body)
+def _encode(entry: Mapping[str, Any]) -> bytes:
+    body = json.dumps(entry, separators=(",", ":"), allow_nan=False).encode()
+    return _PREFIX + b'%08x",' % zlib.crc32(body) + body[1:] + b"\n"
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    """Return what a line holds, or None if it is not whole."""
+    if not line.startswith(_PREFIX) or line[16:18] != b'",' or not line.endswith(b"\n"):
+        return None
+    body = b"{" + line[18:-1]
+    if b"%08x" % zlib.crc32(body) != line[8:16]:
+        return None
+    entry: dict[str, Any] = json.loads(body)
+    return entry
 
 
 def _scan(data: bytes, path: Path) -> tuple[dict[str, Record], int]:
-    """Return the records and the length of the whole part; only the last line may be torn."""
-    records: dict[str, Record] = {}
-    whole = 0
+    """Return the records, and the length of the part before a torn tail.
+
+    A write that a crash cut short leaves its beginning, or zeros, and nothing whole behind it; anything else is damage.
+    """
+    entries, whole = [], 0
     lines = list(_lines(data))
     for number, (line, end) in enumerate(lines, start=1):
         entry = _decode(line)
         if entry is None:
-            if number == len(lines):
-                break
-            raise BadArtefact(
-                "MTH-0713", f"line {number} of {path} is damaged", hint="restore the file, or begin with a new folder"
-            )
-        if entry["name"] in records:
-            raise BadArtefact("MTH-0713", f"line {number} of {path} repeats the record {entry['name']!r}")
-        records[entry["name"]] = entry["record"]
+            if any(_decode(later) for later, _ in lines[number:]):
+                raise _damaged(path, f"line {number} is damaged")
+            break
+        entries.append(entry)
         whole = end
+    if not entries:
+        header = _encode({"schema": SCHEMA})
+        if not header.startswith(data) and data.strip(b"\0"):
+            raise _damaged(path, f"it does not begin as one, but with {data[:16]!r}")
+        return {}, 0
+    schema = entries[0].get("schema")
+    if schema != SCHEMA:
+        hint = "update mithridate, or begin with a new folder"
+        raise BadArtefact("MTH-0714", f"{path} has schema {schema!r}; this version reads {SCHEMA!r}", hint=hint)
+    records: dict[str, Record] = {}
+    for number, entry in enumerate(entries[1:], start=2):
+        if entry.get("name") in records or not {"name", "record"} <= entry.keys():
+            raise _damaged(path, f"line {number} repeats the record {entry.get('name')!r}")
+        records[entry["name"]] = entry["record"]
     return records, whole
+
+
+def _damaged(path: Path, what: str) -> BadArtefact:
+    hint = "restore the file, or begin with a new folder"
+    return BadArtefact("MTH-0713", f"{path} is no whole ledger: {what}", hint=hint)
 
 
 def _lines(data: bytes) -> Iterator[tuple[bytes, int]]:
@@ -144,14 +222,9 @@ def _lines(data: bytes) -> Iterator[tuple[bytes, int]]:
         start = end
 
 
-def _decode(line: bytes) -> Record | None:
-    if not line.endswith(b"\n") or len(line) < 10 or line[8:9] != b" ":
-        return None
-    body = line[9:-1]
-    if b"%08x" % zlib.crc32(body) != line[:8]:
-        return None
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        entry = json.loads(body)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and {"name", "record"} <= set(entry) else None
+        os.fsync(handle)
+    finally:
+        os.close(handle)
