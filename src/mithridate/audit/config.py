@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -35,6 +35,8 @@ from mithridate.audit.names import (
     check_source,
     scenario_count,
 )
+from mithridate.core.boundary import read_yaml
+from mithridate.core.errors import BadArtefact
 from mithridate.core.registry import Registry
 from mithridate.core.units import Pixels, format_epsilon, parse_epsilon, parse_rate
 from mithridate.core.verdicts import Gate
@@ -85,8 +87,8 @@ def _jobs(value: Any) -> int | str:
 
 def _scalar(text: str) -> JsonValue:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value: JsonValue = read_yaml(text)
+    except BadArtefact:
         return text
     return value if isinstance(value, str | int | float | bool | None) else text
 
@@ -120,21 +122,21 @@ class DataSection(_Section):
     """Which images the victims train on."""
 
     source: Annotated[str, _checked(check_source)] = "digits"
-    """digits, mnist, fashion-mnist, cifar10, a folder of images or parquet files, or hf:owner/name@revision"""
-    per_class: int | None = Field(None, ge=1)
+    """digits, mnist, fashion-mnist, cifar10, a folder, a parquet or npz file, or hf:owner/name@revision"""
+    per_class: int | None = Field(default=None, ge=1)
     """keep only the first so many training images of each class"""
-    size: int | None = Field(None, ge=8, le=224)
+    size: int | None = Field(default=None, ge=8, le=224)
     """resize square images of a folder or hub data set to this side, in pixels"""
 
 
 class RecipeOptions(_Section):
     """Scalars of the victim contract that may be overridden; the report then says so."""
 
-    epochs: int | None = Field(None, ge=1, le=100_000)
+    epochs: int | None = Field(default=None, ge=1, le=100_000)
     """passes over the training set"""
-    batch: int | None = Field(None, ge=1, le=1 << 20)
+    batch: int | None = Field(default=None, ge=1, le=1 << 20)
     """images per step"""
-    lr: float | None = Field(None, gt=0, le=1000)
+    lr: float | None = Field(default=None, gt=0, le=1000)
     """base (or peak) step size"""
     augment: bool | None = None
     """false trains without shifts and flips"""
@@ -147,13 +149,13 @@ class ScenarioSection(_Section):
 
     source: Annotated[str, _checked(check_scenarios)] = "random"
     """random, or a published list: witches-brew-10, toxic-c10-scratch, ...; LIST:KEY takes one of its scenarios"""
-    count: int | None = Field(8, ge=1, le=100_000)
+    count: int | None = Field(default=8, ge=1, le=100_000)
     """number of targets; null takes all of a published list"""
     threat: Literal["single-class", "third-party", "self-betrayal", "random-subset"] = "single-class"
     """class of the poisons: the wanted one, a third one, the target's own, or any"""
 
     @model_validator(mode="after")
-    def _count_is_known(self) -> Self:
+    def _count_is_known(self) -> "ScenarioSection":
         if self.count is None and (self.source == "random" or ":" in self.source):
             raise ValueError(f"count must be a number for source {self.source!r}; null takes all of a published list")
         return self
@@ -242,9 +244,11 @@ class AuditConfig(_Section):
         (), validate_default=True
     )
     """defenses to try; none is always added"""
-    victims: int = Field(1, ge=1, le=1000)
+    controls: Literal["every-defense", "undefended"] = "every-defense"
+    """whether victims poisoned with plain noise train under every defense, or without a defense only"""
+    victims: int = Field(default=1, ge=1, le=1000)
     """victims per cell, each from a fresh initialisation and order"""
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     """the one seed of the run"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 uses autocast inside the networks; losses, gradients and statistics stay fp32"""
@@ -350,9 +354,31 @@ def demo() -> AuditConfig:
     )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what `read_yaml` reads: YAML 1.2, where 1e5 is a number, and no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _like_a_number(text) else None)
+
+
+def _like_a_number(text: str) -> bool:
+    for kind in (float, lambda digits: int(digits, 0)):
+        with suppress(ValueError):
+            kind(text)
+            return True
+    return False
+
+
+_Dumper.add_representer(str, _text_node)
+
+
 def to_yaml(config: AuditConfig) -> str:
     """Return the resolved configuration as YAML, every field written out."""
-    text: str = yaml.safe_dump(_dump(config), sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(_dump(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
