@@ -262,9 +262,7 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
     for name, facts in files.items():
         file = path / name
         if name not in present or file.is_symlink() or not file.is_file():
-            raise BadArtefact(
-                "MTH-0708", f"{file} is listed in the manifest and is no file here", hint="get a fresh copy"
-            )
+            raise BadArtefact("MTH-0708", f"{file} is listed in the manifest and missing", hint="get a fresh copy")
         try:
             size, found = file.stat().st_size, sha256_of(file)
         except OSError as error:
@@ -284,7 +282,7 @@ def _place(aside: Path, path: Path) -> None:
         aside.rename(path)
     elif not _exchanged(aside, path):
         # Without the system call there is a moment in which `path` is absent, never one in which it is half written.
-        old = aside.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+        old = aside.with_name(f".{path.name}.{secrets.token_hex(6)}.old")
         path.rename(old)
         aside.rename(path)
         shutil.rmtree(old, ignore_errors=True)
@@ -296,7 +294,8 @@ def _exchanged(aside: Path, path: Path) -> bool:
     if sys.platform != "linux":
         return False
     at = -100
-    return ctypes.CDLL(None).renameat2(at, os.fsencode(aside), at, os.fsencode(path), _EXCHANGE) == 0
+    failed: int = ctypes.CDLL(None).renameat2(at, os.fsencode(aside), at, os.fsencode(path), _EXCHANGE)
+    return failed == 0
 
 
 def _sync(path: Path) -> None:

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from mithridate.core.artefacts import disk_errors
 from mithridate.core.errors import BadArtefact, Misuse, WorkError
@@ -38,7 +38,7 @@ class Ledger:
         self._names: set[str] = set()
         self._turn = threading.Lock()
 
-    def open(self) -> Self:
+    def open(self) -> "Ledger":
         """Lock the ledger for this process and cut a torn tail; a ledger that is not there is begun.
 
         Raises:
@@ -106,7 +106,7 @@ class Ledger:
             os.close(self._file)
         self._file = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(
