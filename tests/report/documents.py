@@ -126,11 +126,11 @@ VERDICTS = {
     "fail": {
         "status": "fail",
         "exit_code": 1,
-        "sentence": "Witches' Brew turned 14 of 20 victims (70.0%, 95% interval 48.1–85.5%) with 1% poison that nobody "
-        "would see; random noise of the same size turned none.",
+        "sentence": "Witches' Brew turned 14 of 20 victims (70.0 %, 95 % interval 48.1–85.5 %) with 1 % poison that "
+        "nobody would see; random noise of the same size turned none.",
         "reasons": [
-            "The whole interval of witches-brew against no defense lies above the gate of 10%.",
-            "Friendly Noise lowers success to 2 of 20 (10.0%, 2.8–30.1%): better than none (p = 0.0001), not yet "
+            "The whole interval of witches-brew against no defense lies above the gate of 10 %.",
+            "Friendly Noise lowers success to 2 of 20 (10.0 %, 2.8–30.1 %): better than none (p = 0.0001), not yet "
             "shown to be below the gate.",
         ],
         "gate": "asr<0.1",
@@ -138,9 +138,9 @@ VERDICTS = {
     "pass": {
         "status": "pass",
         "exit_code": 0,
-        "sentence": "Friendly Noise held Witches' Brew to 0 of 80 victims (0.0%, 95% interval 0.0–4.6%), where 70.0% "
-        "fell without it.",
-        "reasons": ["The whole interval lies below the gate of 10%."],
+        "sentence": "Friendly Noise held Witches' Brew to 0 of 80 victims (0.0 %, 95 % interval 0.0–4.6 %), where "
+        "70.0 % fell without it.",
+        "reasons": ["The whole interval lies below the gate of 10 %."],
         "gate": "asr<0.1",
     },
     "inconclusive": {
@@ -165,7 +165,7 @@ def audit_document(status: str = "fail", *, triples: int = 6, **changes: object)
             ["Data", "cifar10: 50,000 training and 10,000 test images"],
             ["Model", "resnet18-w16 (0.70 M parameters)"],
             ["Recipe", "fast-scratch20"],
-            ["Budget", "500 images (1.0% of the set, 10.0% of the class)"],
+            ["Budget", "500 images (1.0 % of the set, 10.0 % of the class)"],
             ["Epsilon", "16/255"],
             ["Targets", 10],
             ["Victims per target", 2],
@@ -245,7 +245,7 @@ def paper_document() -> dict[str, object]:
         title="Witches' Brew at cpu scale",
         paper={
             "name": "Witches' Brew",
-            "claim": "Gradient matching poisons that change 1% of the training images by at most 16/255 make networks "
+            "claim": "Gradient matching poisons that change 1 % of the training images by at most 16/255 make networks "
             "trained from scratch misclassify a chosen target in most runs.",
             "citation": "Geiping et al., ICLR 2021, arXiv 2009.02276, Table 1",
             "departures": [
@@ -254,12 +254,12 @@ def paper_document() -> dict[str, object]:
                 "One restart instead of eight.",
             ],
             "published": [
-                ["Success rate, augmented victims", "91.25% (SE 6.14)", "Table 1, row 4"],
+                ["Success rate, augmented victims", "91.25 % (SE 6.14)", "Table 1, row 4"],
                 ["Clean accuracy", "not stated for poisoned victims", "section 5"],
             ],
             "measured": [
-                ["Success rate, augmented victims", "70.0% (48.1–85.5%)"],
-                ["Clean accuracy", "92.9%"],
+                ["Success rate, augmented victims", "70.0 % (48.1–85.5 %)"],
+                ["Clean accuracy", "92.9 %"],
                 ["Matching loss", 0.2481],
             ],
         },

@@ -10,10 +10,10 @@ from mithridate.report import _format as fmt
 
 VECTORS = [
     (fmt.percent, None, "n/a"),
-    (fmt.percent, 0.0, "0.0%"),
-    (fmt.percent, 0.7, "70.0%"),
-    (fmt.percent, 1.0, "100.0%"),
-    (fmt.percent_range, (0.4810, 0.8545), "48.1–85.5%"),
+    (fmt.percent, 0.0, "0.0\N{NO-BREAK SPACE}%"),
+    (fmt.percent, 0.7, "70.0\N{NO-BREAK SPACE}%"),
+    (fmt.percent, 1.0, "100.0\N{NO-BREAK SPACE}%"),
+    (fmt.percent_range, (0.4810, 0.8545), "48.1–85.5\N{NO-BREAK SPACE}%"),
     (fmt.percent_range, None, "n/a"),
     (fmt.p_value, 0.0, "p < 0.0001"),
     (fmt.p_value, 0.00012, "p = 0.00012"),

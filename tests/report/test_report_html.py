@@ -72,13 +72,13 @@ def test_every_section_is_there(page: Page) -> None:
 
 def test_the_paper_block_lists_published_measured_and_departures() -> None:
     text = Page(render_html(paper_document())).text()
-    for fact in ("91.25% (SE 6.14)", "Table 1, row 4", "70.0% (48.1–85.5%)", "0.2481", "20 epochs instead of 40."):
+    for fact in ("91.25 % (SE 6.14)", "Table 1, row 4", "70.0 % (48.1–85.5 %)", "0.2481", "20 epochs instead of 40."):
         assert fact in text
     assert "Departures" not in Page(render_html(audit_document())).text()
 
 
 def test_interval_chart_shows_the_numbers_of_the_row(html: str) -> None:
-    chart = re.search(r'<svg class="ci" role="img" aria-label="70.0%, interval 48.1–85.5%">(.*?)</svg>', html)
+    chart = re.search(r'<svg class="ci" role="img" aria-label="70.0\s%, interval 48.1–85.5\s%">(.*?)</svg>', html)
     assert chart is not None
     assert '<line class="gate" x1="10%" x2="10%"' in chart.group(1)
     assert '<line x1="48.1%" x2="85.5%" y1="50%" y2="50%"/>' in chart.group(1)

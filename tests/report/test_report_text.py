@@ -119,7 +119,7 @@ def test_the_terminal_stays_within_its_width(width: int) -> None:
     lines = terminal(audit_document(), width).splitlines()
     assert max(len(line) for line in lines) <= width
     if width >= 40:
-        assert any("14/20" in line and "70.0%" in line for line in lines)
+        assert any("14/20" in line and "70.0\N{NO-BREAK SPACE}%" in line for line in lines)
 
 
 def test_the_bar_in_the_terminal_is_to_scale() -> None:
@@ -149,10 +149,10 @@ def test_nothing_counted_is_not_a_number(width: int) -> None:
 def test_the_paper_appears_in_text() -> None:
     document = paper_document()
     markdown = render_markdown(document)
-    row = "| Success rate, augmented victims | 91.25% (SE 6.14) | 70.0% (48.1–85.5%) | Table 1, row 4 |"
+    row = "| Success rate, augmented victims | 91.25 % (SE 6.14) | 70.0 % (48.1–85.5 %) | Table 1, row 4 |"
     assert row in markdown
     assert "- departs: One restart instead of eight." in markdown
-    assert "published 91.25% (SE 6.14), measured 70.0% (48.1–85.5%)" in terminal(document)
+    assert "published 91.25 % (SE 6.14), measured 70.0 % (48.1–85.5 %)" in terminal(document)
 
 
 def test_markdown_of_a_large_audit_fits_the_step_summary() -> None:

@@ -58,12 +58,12 @@ def sentence(text: str) -> str:
 
 def percent(rate: float | None) -> str:
     """A share in [0, 1] as per cent with one decimal; `n/a` when there was nothing to count (0 of 0)."""
-    return "n/a" if rate is None else f"{100 * rate:.1f}%"
+    return "n/a" if rate is None else f"{100 * rate:.1f}\N{NO-BREAK SPACE}%"
 
 
 def percent_range(interval: tuple[float, float] | None) -> str:
-    """An interval of shares: `64.0–94.8%`."""
-    return "n/a" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}%"
+    """An interval of shares: `64.0–94.8 %`."""
+    return "n/a" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}\N{NO-BREAK SPACE}%"
 
 
 def p_value(value: float | None) -> str:

@@ -114,5 +114,5 @@ def paper_rows(report: Report) -> list[tuple[str, str, str, str]]:
 
 
 def confidence(report: Report) -> str:
-    """The confidence of the intervals as per cent: `95%`."""
-    return f"{100 * report.confidence:g}%"
+    """The confidence of the intervals as per cent: `95 %`."""
+    return f"{100 * report.confidence:g}\N{NO-BREAK SPACE}%"

@@ -59,8 +59,7 @@ def _interval_bar(cell: Cell, gate: Gate | None, *, control: bool) -> Text:
 
 
 def _axis() -> Text:
-    half = (_CHART_COLUMNS - 3) // 2
-    return Text("0" + "50%".center(2 * half - 1) + "100%", no_wrap=True)
+    return Text("0" + "50".center(_CHART_COLUMNS - 2) + "100 %", no_wrap=True)
 
 
 def _terminal_row(row: Row, gate: Gate | None, width: int) -> list[RenderableType]:
