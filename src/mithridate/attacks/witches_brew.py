@@ -146,7 +146,7 @@ class WitchesBrew(AbstractAttack):
             loss_weight=float(self.loss_weight),
         )
 
-    def _surrogate(self, net: nn.Module, kit: AttackKit, scenario: Scenario, base: Tensor, labels: Tensor) -> Surrogate:
+    def _surrogate(self, net: nn.Module, kit: AttackKit, scenario: Scenario, base: Tensor) -> Surrogate:
         test = kit.data.test
         rows = torch.tensor(scenario.targets)
         targets = test.images.gather(rows.to(test.device)).to(base.device)

@@ -17,10 +17,13 @@ Shapes   b images, c channels, h rows, w columns, p parameters.
 """
 
 import copy
+import importlib
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -92,6 +95,7 @@ class Network:
         parts = torch.split(flat, list(self.sizes))
         named = {name: part.reshape(value.shape) for (name, value), part in zip(self.theta.items(), parts, strict=True)}
         if self.folds:
+            _load_forward_rules()
             moved: Any = jvp(self._live_of, (dict(self.theta),), (named,))[1]
             named = moved
         return {name: _laid_out(value, self.live[name]) for name, value in named.items()}
@@ -176,7 +180,16 @@ def mixed_product(
             return _double_backward(network, x, labels, direction, loss_weight)
 
 
+@cache
+def _load_forward_rules() -> None:
+    """Have torch load its forward-mode rules, whose import warns about a deprecation inside torch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+
 def _duals(network: Network, direction: Direction) -> dict[str, Tensor]:
+    _load_forward_rules()
     make: Any = fwd.make_dual
     return {name: make(value, direction[name]) for name, value in network.live.items()}
 
