@@ -49,18 +49,9 @@ def test_every_flipped_byte_of_the_manifest_is_found(saved):
     assert len(content) > 1000
     for other in flips(content, list(range(len(content)))):
         (saved / "manifest.json").write_bytes(other)
-        if canonical(other) == canonical(content):
-            assert PoisonPack.load(saved) == make(make_data(), poisons=2)  # one blank became another
-        else:
-            failing(saved, lambda: PoisonPack.load(saved))
-
-
-def canonical(content: bytes) -> str | None:
-    """Return the same text for the same JSON, or None."""
-    try:
-        return json.dumps(json.loads(content))
-    except ValueError:
-        return None
+        failing(saved, lambda: PoisonPack.load(saved))
+    (saved / "manifest.json").write_bytes(content)
+    assert PoisonPack.load(saved) == make(make_data(), poisons=2)
 
 
 def test_flipped_bytes_of_the_payload_are_found(saved):
