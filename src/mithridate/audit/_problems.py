@@ -193,18 +193,13 @@ def _shown(value: object) -> str:
 
 
 def _number_hint(kind: str, value: object) -> str:
-    """YAML reads 1e-3 as text; say so instead of insisting on a number."""
     if kind not in ("float_type", "int_type") or not isinstance(value, str):
         return ""
     try:
-        number = float(value)
+        float(value)
     except ValueError:
         return ""
-    return (
-        f"YAML reads {value!r} as text; write {number:.10f}".rstrip("0")
-        if "e" in value.lower()
-        else "remove the quotes"
-    )
+    return "remove the quotes"
 
 
 def _keys(model: type[BaseModel], path: Path_) -> tuple[str, ...]:

@@ -362,7 +362,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _like_a_number(text) else None)
+    style = '"' if not text.isprintable() else "'" if _like_a_number(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 def _like_a_number(text: str) -> bool:

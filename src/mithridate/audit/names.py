@@ -56,7 +56,7 @@ def scenario_count(name: str) -> int:
 
 
 def check_source(source: str) -> None:
-    """Check the name of a data set: a known name, an existing folder, or `hf:owner/name[@revision]`.
+    """Check the name of a data set: a known name, a folder, a parquet or npz file, or `hf:owner/name[@revision]`.
 
     Raises:
         Misuse: MTH-0101 for a name that is none of these, MTH-0122 for a missing folder or a malformed hub id.
@@ -69,12 +69,13 @@ def check_source(source: str) -> None:
             return
         hint = "write hf:owner/name or hf:owner/name@commit"
         raise Misuse("MTH-0122", f"data set {source!r} is no hub id", hint=hint)
-    if Path(source).expanduser().is_dir():
+    path = Path(source).expanduser()
+    if path.is_dir() or (path.suffix in (".parquet", ".npz") and path.is_file()):
         return
-    if "/" in source or source.startswith(("~", ".")):
-        raise Misuse("MTH-0122", f"data set {source!r}: there is no such folder", hint="give a folder that exists")
+    if "/" in source or source.startswith(("~", ".")) or path.suffix in (".parquet", ".npz"):
+        raise Misuse("MTH-0122", f"data set {source!r}: there is no such folder or file", hint="give one that exists")
     near = closest(source, SOURCES)
-    rest = "or a folder of images or parquet files, or hf:owner/name"
+    rest = "or a folder, a parquet or npz file, or hf:owner/name"
     raise Misuse(
         "MTH-0101",
         f"unknown data set {source!r}; there are: {', '.join(SOURCES)}, {rest}",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 import typer
 
@@ -29,6 +29,7 @@ def _option(flag: str, help_text: str, *, metavar: str, panel: str) -> Any:
     return typer.Option(flag, help=help_text, metavar=metavar, show_default=False, rich_help_panel=panel)
 
 
+@runtime_checkable
 class OptionGroup(Protocol):
     """A dataclass of flags that set configuration values."""
 

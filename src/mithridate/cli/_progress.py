@@ -48,7 +48,7 @@ class BarProgress:
         self._task = self._bar.add_task(one_line(title), total=total, left="", what="")
         self._bar.refresh()
 
-    def advance(self, n: int, text: str = "") -> None:
+    def advance(self, n: int = 1, text: str = "") -> None:
         """Count `n` more pieces as done."""
         seconds = self._clock() - self._begun
         if seconds < _RESUMED_SECONDS:

@@ -36,7 +36,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             flat.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
 
     @functools.wraps(function)
-    def call(ctx: typer.Context, as_json: bool, **given: Any) -> None:
+    def call(ctx: Any, as_json: bool, **given: Any) -> None:
         session = ctx.find_object(Session) or Session()
         session.json = session.json or as_json
         unfolded = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in groups.items()}

@@ -64,10 +64,10 @@ def audit(
     folder.mkdir(parents=True, exist_ok=True)
     session.folder = folder
     from mithridate.audit.run import run_audit
-    from mithridate.cli._views import run_view
+    from mithridate.cli._views import show_run
 
     finished = run_audit(resolved, folder, progress=session.progress(), command=typed())
-    session.result(finished.document, *run_view(finished.document, folder))
+    show_run(session, finished.document, folder)
     raise typer.Exit(int(finished.document["verdict"]["exit_code"]))
 
 

@@ -33,8 +33,8 @@ def show_estimate(session: Session, config: "AuditConfig", folder: Path) -> None
     from mithridate.audit.config import to_yaml
     from mithridate.audit.estimate import check as estimate
     from mithridate.cli._session import printable
-    from mithridate.cli._views import pairs_view
+    from mithridate.cli._views import pairs
 
     record = estimate(config, folder).to_record()
     document = {"config": config.model_dump(mode="json"), "estimate": record}
-    session.result(document, printable(to_yaml(config)), *pairs_view(record))
+    session.result(document, printable(to_yaml(config)), pairs(record))

@@ -1,5 +1,6 @@
 """`mithridate craft`: make poison packs, one for each scenario, to test one's own pipeline with."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -22,8 +23,8 @@ from mithridate.cli._verb import verb
 class _OneAttack:
     name: str | None
 
-    def settings(self) -> list[Setting]:
-        return [("--attack", ("attacks",), None if self.name is None else [self.name])]
+    def settings(self) -> Iterator[Setting]:
+        yield "--attack", ("attacks",), None if self.name is None else [self.name]
 
 
 @verb

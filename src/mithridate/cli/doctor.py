@@ -136,11 +136,11 @@ def cache_folder() -> Path:
 def _device() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     if _version("torch") is None:
-        yield Finding(what="cpu", found=f"{cores} cores", ok=True)
+        yield Finding(what="cpu", found=f"cores: {cores}", ok=True)
         return
     import torch
 
-    yield Finding(what="cpu", found=f"{cores} cores, torch uses {torch.get_num_threads()} threads", ok=True)
+    yield Finding(what="cpu", found=f"cores: {cores}, threads of torch: {torch.get_num_threads()}", ok=True)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             memory = torch.cuda.get_device_properties(index).total_memory >> 30

@@ -23,14 +23,7 @@ def explain(
     key = _normalised(code)
     page = CODES.get(key)
     if page is None:
-        from mithridate.core.registry import closest
-
-        match = closest(key, CODES)
-        raise Misuse(
-            "MTH-0009",
-            f"there is no error code {code!r}",
-            hint=f"did you mean {match!r}?" if match else "`mithridate explain` lists all codes",
-        )
+        raise Misuse("MTH-0009", f"there is no error code {code!r}", hint="`mithridate explain` lists all codes")
     session.result(
         {"code": key, **page._asdict()},
         f"{key}: {page.title}",

@@ -66,7 +66,7 @@ def _models() -> Iterator[Row]:
     registry = Registry("mithridate.models", "model", None)
     for module, width in built_in().items():
         entry = registry.describe(module.replace("_", "-"))
-        widths = "" if width is None else f"; {module}-wN sets the width, default {width}"
+        widths = "" if width is None else f" Width: {module}-wN, default {width}."
         yield Row(module, f"{entry.summary}{widths}", entry.source)
     yield Row("timm:NAME", "A network of timm (extra `models`)", "timm")
     yield Row("torchvision:NAME", "A network of torchvision", "torchvision")

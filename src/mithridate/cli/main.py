@@ -24,10 +24,11 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         sys.stdout.write(version_line() + "\n")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -1,5 +1,6 @@
 """`mithridate report`: render a finished run again, in any format; nothing is computed anew."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +9,6 @@ import typer
 from mithridate.cli._session import Session
 from mithridate.cli._verb import verb
 from mithridate.core.errors import Misuse
-
-FORMATS = {"html": "report.html", "md": "report.md", "json": "report.json", "junit": "report.xml", "csv": "report.csv"}
 
 
 @verb
@@ -32,7 +31,6 @@ def report(
 ) -> None:
     """Render report.json again as HTML, Markdown, JSON, JUnit or CSV."""
     from mithridate.core.boundary import read_json
-    from mithridate.report.files import render
 
     source = run / "report.json" if run.is_dir() else run
     if not source.is_file():
@@ -43,7 +41,7 @@ def report(
         )
     wanted = _wanted(formats)
     document = read_json(source)
-    pages = {kind: render(document, kind) for kind in wanted}
+    pages = {kind: _render(document, kind) for kind in wanted}
     if out == "-":
         if len(pages) > 1:
             raise Misuse("MTH-0125", f"one format fits on stdout, got {len(pages)}", hint="give --out DIR")
@@ -53,23 +51,43 @@ def report(
     session.result({"written": written}, "\n".join(f"wrote {name}" for name in written))
 
 
+def _formats() -> dict[str, str]:
+    """Return the file name of every format."""
+    from mithridate.report.formats import FORMATS
+
+    return {"json": "report.json", **{name: kind.file_name for name, kind in FORMATS.items()}}
+
+
+def _render(document: object, kind: str) -> str:
+    from mithridate.report.formats import FORMATS
+    from mithridate.report.schema import validate
+
+    if kind != "json":
+        return FORMATS[kind].render(document)
+    validate(document)
+    return json.dumps(document, indent=1) + "\n"
+
+
 def _wanted(formats: str) -> list[str]:
     from mithridate.core.registry import unknown_name
 
+    allowed = _formats()
     wanted = list(dict.fromkeys(item.strip().lower() for item in formats.split(",") if item.strip()))
     if not wanted:
-        raise Misuse("MTH-0125", "--format names no format", hint=f"allowed: {', '.join(FORMATS)}")
+        raise Misuse("MTH-0125", "--format names no format", hint=f"allowed: {', '.join(allowed)}")
     for item in wanted:
-        if item not in FORMATS:
-            raise unknown_name("report format", item, tuple(FORMATS))
+        if item not in allowed:
+            raise unknown_name("report format", item, allowed)
     return wanted
 
 
 def _write(pages: dict[str, str], out: Path) -> list[str]:
+    """Write one page to a file, or several into a folder; a name with a suffix is a file."""
     from mithridate.core.artefacts import write_atomic
 
+    names = _formats()
     one_file = len(pages) == 1 and out.suffix and not out.is_dir()
-    paths = {kind: out if one_file else out / FORMATS[kind] for kind in pages}
+    paths = {kind: out if one_file else out / names[kind] for kind in pages}
     for kind, page in pages.items():
         paths[kind].parent.mkdir(parents=True, exist_ok=True)
         write_atomic(paths[kind], page.encode())

@@ -37,11 +37,11 @@ def reproduce(
     folder = out or RUNS / f"{name}-{scale}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     session.folder = folder
-    from mithridate.cli._views import run_view
+    from mithridate.cli._views import show_run
     from mithridate.papers._run import reproduce as run
 
     finished = run(
         name, scale=scale, folder=folder, seed=seed, device=device, progress=session.progress(), command=typed()
     )
-    session.result(finished.document, *run_view(finished.document, folder))
+    show_run(session, finished.document, folder)
     raise typer.Exit(int(finished.document["verdict"]["exit_code"]))

@@ -1,5 +1,6 @@
 """`mithridate train`: train one victim, on clean or on poisoned data, with or without a defense."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +17,8 @@ from mithridate.core.errors import Misuse
 class _OneDefense:
     name: str | None
 
-    def settings(self) -> list[Setting]:
-        return [("--defense", ("defenses",), None if self.name is None else [self.name])]
+    def settings(self) -> Iterator[Setting]:
+        yield "--defense", ("defenses",), None if self.name is None else [self.name]
 
 
 @verb
@@ -53,7 +54,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     session.folder = folder
     from mithridate.audit.single import run_training
-    from mithridate.cli._views import pairs_view
+    from mithridate.cli._views import pairs
 
     document = run_training(resolved, folder, pack=pack, progress=session.progress())
-    session.result(document, *pairs_view(document))
+    session.result(document, pairs(document))
