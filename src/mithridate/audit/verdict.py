@@ -30,7 +30,7 @@ def verdict(grid: Grid, comparisons: list[dict[str, Any]], gate: str | None, bud
         return _document(Status.INCONCLUSIVE, "No attack was asked for, so nothing was tested.", [], gate)
     failed = [attack for attack in attacks if not _works(attack, comparisons)]
     strongest = max(attacks, key=lambda attack: grid[attack, "none"].success().point)
-    sentence = _sentence(grid, strongest, budget)
+    sentence = _sentence(grid, strongest, budget, comparisons)
     if len(failed) == len(attacks):
         reasons = [
             f"{name(attack)} without a defense did not beat both controls at the {SIGNIFICANCE:.0%} level, "
@@ -58,23 +58,33 @@ def percent(rate: Rate) -> str:
 
 
 def _works(attack: str, comparisons: list[dict[str, Any]]) -> bool:
-    tests = [c["p_value"] for c in comparisons if c["what"].startswith(attack + " ") and c["test"].startswith("Fisher")]
+    tests = [
+        c["p_value"] for c in comparisons if c["what"].startswith(f"{attack} hits ") and c["test"].startswith("Fisher")
+    ]
     return bool(tests) and all(p < SIGNIFICANCE for p in tests)
 
 
-def _sentence(grid: Grid, attack: str, budget: str) -> str:
+def _sentence(grid: Grid, attack: str, budget: str, comparisons: list[dict[str, Any]]) -> str:
     undefended = grid[attack, "none"]
     control = grid.get(("noise", "none"))
-    against = f", against {control.successes} of {control.trials} with noise of the same size" if control else ""
+    against = f"; noise of the same size turned {control.successes} of {control.trials}" if control else ""
     text = (
         f"Poisoning {budget} with {name(attack)} turned {undefended.successes} of {undefended.trials} targets, "
-        f"{percent(undefended.success())}{against}"
+        f"{percent(undefended.success())}{against}."
     )
     for (other, defense), tally in grid.items():
         if other == attack and defense != "none":
-            text += f"; under {name(defense)} {tally.successes} of {tally.trials}, {percent(tally.success())}"
-            text += _cost(grid, defense)
-    return text + "."
+            helps = _p_value(comparisons, f"{defense} saves targets from {attack} ") < SIGNIFICANCE
+            claim = "lowers this to" if helps else "is not shown to help:"
+            text += f" {name(defense)} {claim} {tally.successes} of {tally.trials}, {percent(tally.success())}"
+            text += _cost(grid, defense) + "."
+    return text
+
+
+def _p_value(comparisons: list[dict[str, Any]], what: str) -> float:
+    """Return the p-value of the Fisher test whose description begins with `what`."""
+    found = [c["p_value"] for c in comparisons if c["what"].startswith(what) and c["test"].startswith("Fisher")]
+    return float(found[0]) if found else 1.0
 
 
 def _cost(grid: Grid, defense: str) -> str:
