@@ -139,6 +139,7 @@ def test_otherwise_the_same_targets_get_poisons_by_our_own_seed(cifar):
 def test_one_key_is_the_same_scenario_alone(cifar):
     few = part(cifar, 50)
     assert draw("witches-brew-10:2111100000", few, 0.02) == draw("witches-brew-10", few, 0.02)[4:5]
+    assert len(draw("witches-brew-10:2111100000", few, 0.02, count=20)) == 1
     assert draw("witches-brew-10", few, 0.02, count=2) == draw("witches-brew-10", few, 0.02)[:2]
     with refused("MTH-0306", "2111111111"):
         draw("witches-brew-10:1", few, 0.02)

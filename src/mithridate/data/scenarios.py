@@ -144,7 +144,7 @@ def scenarios(
         data: The data set that they are about.
         budget: Poisons as a fraction of the training split, in (0, 1].
         epsilon: Largest change of a pixel, with pixels in [0, 1].
-        count: How many; None for all of a list, and for `random:KEY`.
+        count: How many; None for all of a list. A `KEY` names exactly one, whatever `count` says.
         seed: The run's seed, from which everything that was not published is drawn.
         threat: One of `THREATS`.
 
@@ -161,8 +161,8 @@ def scenarios(
             f"there is no scenario source {name!r}; there are {', '.join(scenario_sources())}",
             hint=f"did you mean {near!r}?" if near else "see `mithridate list`",
         )
-    if count is not None and (count < 1 or (colon and count != 1)):
-        raise Misuse("MTH-0308", f"the number of scenarios must be {'1' if colon else 'at least 1'}, got {count}")
+    if count is not None and count < 1:
+        raise Misuse("MTH-0308", f"the number of scenarios must be at least 1, got {count}")
     draw = _Draw(data=data, poisons=poison_count(budget, len(data.train)), epsilon=epsilon, seed=seed, threat=threat)
     if name == "random":
         return _random(draw, count, key if colon else None)
@@ -309,7 +309,7 @@ def _published(published: ScenarioList, draw: _Draw, count: int | None, key: str
             keys = [setup.key for setup in published.setups]
             shown = ", ".join(keys) if len(keys) <= 10 else f"{keys[0]} ... {keys[-1]}"
             raise Misuse("MTH-0306", f"scenario list {published.name!r} has no key {key!r}; its keys are {shown}")
-    if count is not None and count > len(chosen):
+    if key is None and count is not None and count > len(chosen):
         raise Misuse(
             "MTH-0308",
             f"scenario list {published.name!r} has {len(chosen)} scenarios, {count} were asked for",
