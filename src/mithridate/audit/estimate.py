@@ -1,7 +1,7 @@
 """What an audit will cost, before it starts: FLOPs counted, and minutes from a short calibration on this machine.
 
 Units: a FLOP is one multiplication or addition; a training step on b images costs 3 b forward passes, a crafting step
-on p poisons 7 p (one forward and backward pass, and one directional derivative of another), once per surrogate.
+on p poisons 9 p (a forward and backward pass, and the directional derivative of another), once per surrogate.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ import torch
 from mithridate.attacks._base import AbstractAttack
 from mithridate.audit.assembly import Assembly, assemble
 from mithridate.audit.config import AuditConfig
-from mithridate.audit.run import num_workers, one_thread
+from mithridate.audit.machine import num_workers, one_thread
 from mithridate.models.flops import forward_flops
 from mithridate.training.loop import begin, steps
 from mithridate.training.plan import Phase, Plan
 
 _FORWARDS_PER_TRAINING_IMAGE = 3
-_FORWARDS_PER_CRAFTED_IMAGE = 7
+_FORWARDS_PER_CRAFTED_IMAGE = 9
 _CALIBRATION_STEPS = 6
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from mithridate.attacks._base import AttackKit
-from mithridate.audit.assembly import Assembly, defended, pack_path
+from mithridate.attacks._shelf import FileShelf
+from mithridate.audit.assembly import Assembly, defended, job_key, pack_path
 from mithridate.core.pool import Tell
 from mithridate.core.seeds import address
 from mithridate.data.packs import PoisonPack
@@ -55,15 +56,18 @@ class Worker:
 
     def _craft(self, label: str, scenario: Scenario, tell: Tell) -> Result:
         chosen = self.assembly.attacks[label]
+        shelf = FileShelf(self.assembly.folder / "cells" / f"unfinished-{label}-{job_key(scenario)}.safetensors")
         kit = AttackKit(
             data=self.assembly.data,
             surrogates=tuple(self._load_surrogate(k) for k in range(chosen.surrogates_needed)),
             augment=augmentation(self.assembly.plan),
             progress=tell,
+            shelf=shelf,
         )
         seed = address(self.assembly.config.seed, "craft", label, scenario.name)
         pack = chosen.craft(kit, scenario, seed=seed)
-        pack.save(pack_path(self.assembly.folder, label, scenario))
+        pack.save(pack_path(self.assembly.folder, label, scenario), overwrite=True)
+        shelf.path.unlink(missing_ok=True)
         return {
             "scenario": scenario.name,
             "poisons": pack.manifest["count"],

@@ -1,11 +1,10 @@
 """Running an audit: the grid on a ledger, resumable at any moment, and the report at its end."""
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,13 @@ import torch
 
 from mithridate.audit.assembly import Assembly, assemble, pack_path
 from mithridate.audit.config import AuditConfig, to_yaml
+from mithridate.audit.estimate import estimate
 from mithridate.audit.jobs import Worker
+from mithridate.audit.machine import num_workers, one_thread
 from mithridate.audit.summary import summarise
-from mithridate.core.artefacts import disk_errors, write_atomic
+from mithridate.core.artefacts import disk_errors, sha256_of, write_atomic
+from mithridate.core.boundary import read_json
+from mithridate.core.environment import environment
 from mithridate.core.errors import Misuse
 from mithridate.core.events import EventLog, NullProgress, Progress
 from mithridate.core.ledger import Ledger
@@ -57,8 +60,10 @@ def run_audit(
     """
     assembly, records = _worked(config, folder, progress, lambda assembly: assembly.jobs())
     document = decorate(summarise(assembly, records, command=command), assembly)
-    write_atomic(folder / "report.json", (json.dumps(document, indent=1) + "\n").encode())
+    document["timing"] |= {"seconds": _seconds_worked(folder), "estimate_seconds": _estimated_seconds(folder)}
+    write_atomic(folder / "report.json", _json(document))
     write_atomic(folder / "report.html", render_html(document).encode())
+    write_atomic(folder / "manifest.json", _json(_manifest(assembly)))
     return Finished(document, folder, assembly)
 
 
@@ -81,32 +86,56 @@ def _worked(
         with disk_errors(folder):
             (folder / "cells").mkdir(exist_ok=True)
             (folder / "packs").mkdir(exist_ok=True)
+        _estimate_once(assembly)
         _work(choose(assembly), assembly, ledger, progress or NullProgress())
         return assembly, ledger.records()
 
 
-def num_workers(config: AuditConfig) -> int:
-    """Return how many processes run jobs: one per core, and one alone on an accelerator."""
-    if config.jobs != "auto":
-        return int(config.jobs)
-    return (
-        1
-        if config.device != "cpu"
-        else len(os.sched_getaffinity(0))
-        if sys.platform == "linux"
-        else os.cpu_count() or 1
-    )
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def one_thread() -> None:
-    """Every job runs on one thread, so that its numbers do not depend on how many run beside it."""
-    torch.set_num_threads(1)
+def _manifest(assembly: Assembly) -> Document:
+    """Return what identifies a finished run: versions, seed, fingerprint of the data, and its files."""
+    names = ("config.yaml", "ledger.jsonl", "report.json", "report.html")
+    return {
+        "schema": "mithridate.run/1",
+        "versions": environment(),
+        "seed": assembly.config.seed,
+        "data": assembly.data.fingerprint,
+        "files": {name: {"sha256": sha256_of(assembly.folder / name)} for name in names},
+    }
+
+
+def _seconds_worked(folder: Path) -> float:
+    """Return the wall-clock seconds of all sessions that worked on the folder, from their events."""
+    total, begun, last = 0.0, None, None
+    for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines():
+        event = read_json(line.encode())
+        at = datetime.fromisoformat(event["at"])
+        if event["event"] == "start":
+            total += (last - begun).total_seconds() if begun and last else 0.0
+            begun = at
+        last = at
+    return round(total + ((last - begun).total_seconds() if begun and last else 0.0), 3)
+
+
+def _estimated_seconds(folder: Path) -> float | None:
+    minutes = read_json(folder / "estimate.json")["minutes"]
+    return None if minutes is None else round(60 * minutes, 1)
+
+
+def _estimate_once(assembly: Assembly) -> None:
+    """Estimate the cost before the first session of a run, and keep it to compare with what the run took."""
+    path = assembly.folder / "estimate.json"
+    if not path.exists():
+        write_atomic(path, _json(estimate(assembly, calibrate=True).to_record()))
 
 
 def _work(jobs: list[Job], assembly: Assembly, ledger: Ledger, progress: Progress) -> None:
     events, finished = EventLog(assembly.folder / "events.jsonl"), ledger.records()
     left = [job for job in jobs if job.name not in finished]
-    progress.start(len(jobs), "audit")
+    progress.start(len(jobs), _title(assembly))
     progress.advance(len(jobs) - len(left), "resumed")
     events.write({"event": "start", "jobs": len(jobs), "left": len(left)})
     begun, threads = time.monotonic(), torch.get_num_threads()
@@ -122,6 +151,11 @@ def _work(jobs: list[Job], assembly: Assembly, ledger: Ledger, progress: Progres
     finally:
         torch.set_num_threads(threads)
         progress.close()
+
+
+def _title(assembly: Assembly) -> str:
+    minutes = read_json(assembly.folder / "estimate.json")["minutes"]
+    return f"audit (estimate {minutes:g} min)" if minutes and minutes >= 1 else "audit"
 
 
 def _claim(folder: Path, config: AuditConfig) -> None:

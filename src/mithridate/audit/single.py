@@ -49,10 +49,10 @@ def run_training(
     begun = time.monotonic()
     progress.start(plan.epochs, "epochs")
     progress.advance(run.epoch, "resumed")
-    loss = float("nan")
+    loss: float | None = None
     for event in steps(plan, seed, run):
         checkpoint.save(event.run, plan, seed, kept)
-        loss = float(event.loss)
+        loss = round(float(event.loss), 6)
         progress.advance(1, f"loss {loss:.4f}")
     progress.close()
     net = run.net.module.eval()
@@ -64,7 +64,7 @@ def run_training(
         "clean_accuracy": outcome.correct / outcome.tested,
         "tested": outcome.tested,
         "epochs": plan.epochs,
-        "last_epoch_loss": None if loss != loss else round(loss, 6),
+        "last_epoch_loss": loss,
         "seconds": round(time.monotonic() - begun, 1),
         "targets_hit": sum(target.hit for target in outcome.targets),
         "targets": len(outcome.targets),

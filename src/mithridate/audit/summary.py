@@ -10,7 +10,7 @@ import torch
 from mithridate.audit.assembly import Assembly, job_key, pack_path
 from mithridate.audit.config import AuditConfig
 from mithridate.audit.tally import Records, Tally, cells, comparisons, tallies, traces
-from mithridate.audit.verdict import name, verdict
+from mithridate.audit.verdict import verdict
 from mithridate.core.environment import environment
 from mithridate.data.packs import PoisonPack
 from mithridate.data.scenarios import Scenario

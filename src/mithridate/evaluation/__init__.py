@@ -1,0 +1,1 @@
+"""What a trained network does: attack success, clean accuracy, alignment."""

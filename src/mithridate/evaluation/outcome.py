@@ -80,6 +80,6 @@ def judge(net: nn.Module, test: Examples, scenarios: Sequence[Scenario]) -> Outc
 
 def _batches(data: Examples, ids: Int64[Tensor, " n"] | None) -> Iterator[Float[Tensor, "b c h w"]]:
     every = torch.arange(len(data), device=data.labels.device) if ids is None else ids
-    for part in every.split(_AT_ONCE):
+    for part in torch.split(every, _AT_ONCE):
         x = data.images.gather(part).to(torch.float32).div_(255)
         yield x.contiguous(memory_format=torch.channels_last)

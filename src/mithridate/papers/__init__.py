@@ -1,0 +1,1 @@
+"""Published systems, each reproduced by one command; one file a system."""

@@ -85,7 +85,7 @@ class FriendlyNoise(AbstractPaper):
 
     def verdict(self, document: Document) -> Document:
         """Hold the claim to a significant drop of success (p < 0.05), if the attack worked at all."""
-        before = document["verdict"]
+        before: Document = document["verdict"]
         if before["status"] == "inconclusive":
             return before
         p_value = next(

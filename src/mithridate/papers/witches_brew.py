@@ -64,7 +64,7 @@ class WitchesBrew(AbstractPaper):
         """Return the differences from the paper."""
         always = (
             "poisons are judged after export to 8-bit pixels that keep the bound exactly; the reference judges floats",
-            "the restart is chosen by its re-evaluated matching loss; the reference uses the value before the last step",
+            "restarts are compared by their re-evaluated matching loss; the reference takes the one before the last step",
             "noise of the same size and unmodified data are run beside the attack",
         )
         if scale == "paper":
@@ -92,10 +92,7 @@ class WitchesBrew(AbstractPaper):
         cost = 100 * (clean["clean_accuracy"] - poisoned["clean_accuracy"])
         _, rate = success_row(document, "witches-brew", "none", "")
         beats, keeps = max(p_values) < 0.01, cost <= 1.5
-        sentence = (
-            f"The claim {'holds' if beats and keeps else 'did not reproduce'} at this scale: Witches' Brew succeeded on "
-            f"{rate}, p = {max(p_values):.2g} against the stronger control, at {cost:.1f} points of clean accuracy."
-        )
+        sentence = f"The claim {'holds' if beats and keeps else 'did not reproduce'} at this scale: Witches' Brew hit {rate}, p = {max(p_values):.2g} against the stronger control, at {cost:.1f} points of clean accuracy."
         return {
             **document["verdict"],
             "status": "pass" if beats and keeps else "fail",

@@ -1,0 +1,22 @@
+"""How an audit uses the machine: one thread a job, as many jobs at once as there are cores."""
+
+import os
+import sys
+
+import torch
+
+from mithridate.audit.config import AuditConfig
+
+
+def num_workers(config: AuditConfig) -> int:
+    """Return how many processes run jobs: one per core that may be used, and one alone on an accelerator."""
+    if config.jobs != "auto":
+        return int(config.jobs)
+    if config.device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def one_thread() -> None:
+    """Every job runs on one thread, so that its numbers do not depend on how many run beside it."""
+    torch.set_num_threads(1)
