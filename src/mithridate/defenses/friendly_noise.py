@@ -22,7 +22,7 @@ Shapes   n images of c channels, h rows, w columns; b images of a batch; d = c h
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int8, Int64
@@ -65,7 +65,8 @@ class RandomNoise(AbstractView):
         elif self.law == "uniform":
             noise = torch.rand(x.shape, generator=gen, device=x.device).mul_(2).sub_(1)
         else:
-            noise = torch.randint(2, x.shape, generator=gen, device=x.device, dtype=torch.float32).mul_(2).sub_(1)
+            bits = torch.randint(2, x.shape, generator=gen, device=x.device, dtype=torch.int8)
+            noise = bits.to(torch.float32).mul_(2).sub_(1)
         return torch.add(x, noise, alpha=self.strength), state
 
 
@@ -100,10 +101,12 @@ class FriendlyNoise(AbstractDefense):
     components: str = param(
         "both", within=OneOf("both", "friendly", "random"), doc="which noises are added: both, friendly or random"
     )
-    zeta: Pixels = param(
+    zeta: Pixels = param(  # noqa: RUF009 - declares a field, as for the other types
         Pixels(16 / 255), within=In(0.0, 1.0, open_lo=True), doc="bound of the friendly noise, in [0, 1] pixel units"
     )
-    mu: Pixels = param(Pixels(16 / 255), within=In(0.0, 1.0), doc="strength of the random noise, in [0, 1] pixel units")
+    mu: Pixels = param(  # noqa: RUF009
+        Pixels(16 / 255), within=In(0.0, 1.0), doc="strength of the random noise, in [0, 1] pixel units"
+    )
     law: str = param(
         "bernoulli",
         within=OneOf("bernoulli", "gaussian", "uniform"),
@@ -120,7 +123,7 @@ class FriendlyNoise(AbstractDefense):
     scale_lambda: bool = param(
         True, doc="multiply lambda by d / 3072, so that the mean square pulls images of all sizes alike"
     )
-    start: Pixels = param(
+    start: Pixels = param(  # noqa: RUF009
         Pixels(8 / 255), within=In(0.0, 1.0, open_lo=True), doc="the generation begins uniformly in [-start, start]"
     )
     penalty: str = param(
@@ -142,16 +145,17 @@ class FriendlyNoise(AbstractDefense):
         check_fields(self)
 
     @classmethod
-    def paper(cls) -> Self:
+    def paper(cls) -> "FriendlyNoise":
         """Return the paper's setting: its equation, 16/255 twice, T = 20.
 
-        The paper searched lr in {10, 20, 50, 100} and lambda in {1, 10} and does not give init. For the equation's
-        norm only the smallest pair moves the noise gradually; the others reach the bound in two or three steps.
+        The paper searched lr in {10, 20, 50, 100} and lambda in {1, 10}, and gives neither its choice nor init. With
+        the equation's norm and no prediction in the way, the smallest pair, taken here, brings 88 % of the pixels to
+        the bound in 20 steps; the largest brings 87 % there in the first.
         """
         return cls(penalty="l2", divergence="paper", lr=10.0, penalty_weight=1.0)
 
     @classmethod
-    def reference(cls) -> Self:
+    def reference(cls) -> "FriendlyNoise":
         """Return the defaults of the authors' code: mu 8/255, T = 30, lr 100, lambda 1, generated in epoch 0."""
         return cls(mu=Pixels(8 / 255), steps=30, penalty_weight=1.0, scale_lambda=False, begin_epoch=0)
 
