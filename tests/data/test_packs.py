@@ -13,7 +13,7 @@ from mithridate.core.codes import CODES
 from mithridate.core.errors import Misuse, MithridateError
 from mithridate.data.packs import PoisonPack, make_pack, verify_pack
 
-few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def refused(code: str, *words: str, kind: type[MithridateError] = Misuse):
