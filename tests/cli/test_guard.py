@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mithridate.cli._guard import Guard
-from mithridate.cli._session import Session, one_line, printable
+from mithridate.cli._session import Session
+from mithridate.cli._text import one_line, printable
 from mithridate.core.errors import BadArtefact, Misuse, WorkError
 
 Raised = Callable[[], BaseException]

@@ -18,7 +18,8 @@ import typer
 from typer.exceptions import TyperException
 
 from mithridate import __version__
-from mithridate.cli._session import Session, printable
+from mithridate.cli._session import Session
+from mithridate.cli._text import printable
 from mithridate.core.errors import ExitCode, MithridateError
 
 _OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "CUDA out of memory")

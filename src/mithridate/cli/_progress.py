@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from mithridate.cli._session import one_line
+from mithridate.cli._text import one_line
 from mithridate.core.events import LineProgress
 from mithridate.core.events import Progress as ProgressProtocol
 

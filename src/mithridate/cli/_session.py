@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mithridate import __version__
+from mithridate.cli._text import one_line, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -61,16 +62,6 @@ class Session:
         return make_progress()
 
 
-def printable(text: str) -> str:
-    """Make control characters, escape sequences and direction overrides visible; line breaks stay."""
-    return "\n".join("".join(c if c.isprintable() else _escape(c) for c in line) for line in text.split("\n"))
-
-
-def one_line(text: object) -> str:
-    """The same for a name: a line break in it becomes visible too."""
-    return "".join(c if c.isprintable() else _escape(c) for c in str(text))
-
-
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "RenderableType":
     """Return a plain table; cells are data, never markup."""
     from rich import box
@@ -86,7 +77,3 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Renderab
 def version_line() -> str:
     """Return what `mithridate --version` prints."""
     return f"mithridate {__version__}"
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

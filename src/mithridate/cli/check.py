@@ -32,7 +32,7 @@ def show_estimate(session: Session, config: "AuditConfig", folder: Path) -> None
     """Print what running a configuration will cost; nothing is written."""
     from mithridate.audit.config import to_yaml
     from mithridate.audit.estimate import check as estimate
-    from mithridate.cli._session import printable
+    from mithridate.cli._text import printable
     from mithridate.cli._views import pairs
 
     record = estimate(config, folder).to_record()

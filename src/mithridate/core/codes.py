@@ -71,7 +71,7 @@ CODES: dict[str, Explanation] = {
     "MTH-0121": Explanation(
         "the configuration is not valid",
         "Keys are unknown, or values have the wrong type or are out of range; each is named with its line or flag.",
-        "`mithridate init` writes an example with every key explained; `mithridate init --schema` prints the JSON Schema.",
+        "`mithridate init` writes an example with every key explained; with --schema it prints the JSON Schema.",
     ),
     "MTH-0122": Explanation(
         "no such data set",
