@@ -6,6 +6,7 @@ A decoder finds little of the damage that leaves a file readable: the checksums 
 """
 
 import contextlib
+import io
 import json
 import math
 import mmap
@@ -16,7 +17,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,6 +181,7 @@ def read_npz(path: Path, *, caps: Caps = DEFAULT_CAPS) -> dict[str, NDArray[Any]
                 if name in arrays:
                     raise BadArtefact("MTH-0206", f"{path} holds two arrays of the name {name!r}")
                 with archive.open(info) as member:
+                    assert isinstance(member, zipfile.ZipExtFile)
                     arrays[name] = _read_npy(member, left, f"{path}, array {name!r}")
                 left -= arrays[name].nbytes
         return arrays
@@ -269,7 +271,7 @@ def _check_tree(value: object, caps: Caps, name: str) -> None:
         level = deeper
 
 
-def _count_members(file: IO[bytes], size: int) -> int:
+def _count_members(file: io.BufferedReader, size: int) -> int:
     """Count the entries of a zip by their signatures, as the index itself may lie and is read whole by the library."""
     start = file.read(4)
     file.seek(0)
@@ -284,7 +286,7 @@ def _count_members(file: IO[bytes], size: int) -> int:
     return count
 
 
-def _read_npy(member: IO[bytes], limit: int, name: str) -> NDArray[Any]:
+def _read_npy(member: zipfile.ZipExtFile, limit: int, name: str) -> NDArray[Any]:
     """Read one array whose header has been held against `limit` and against the length of its data."""
     version = np.lib.format.read_magic(member)
     if version == (1, 0):
@@ -309,7 +311,7 @@ def _read_npy(member: IO[bytes], limit: int, name: str) -> NDArray[Any]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, caps: Caps) -> Iterator[tuple[IO[bytes], int]]:
+def _opened(path: Path, caps: Caps) -> Iterator[tuple[io.BufferedReader, int]]:
     """Open a regular file, which pipes and devices are not, and yield it with its size."""
     hint = "check the path and its permissions"
     try:
