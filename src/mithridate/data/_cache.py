@@ -37,9 +37,6 @@ from mithridate.data._rows import HASH_BYTES
 from mithridate.data.stores import ResidentStore, Store
 
 Kind = Literal["resident", "mapped"]
-Loaded = tuple[Store, Int64[Tensor, " n"]]
-"""The images and the labels of one split."""
-
 _LAYOUT = 1
 _SPLITS = ("train", "test")
 _KINDS = {"resident": "resident-data", "mapped": "mapped-data-index"}
@@ -58,6 +55,14 @@ class Description(BaseModel):
     counts: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The images and the labels of one split."""
+
+    images: Store
+    labels: Int64[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -130,17 +135,20 @@ def _into_memory(raw: RawSet, size: int | None) -> Imported:
     gauge = Gauge()
     train = import_resident(raw.train, gauge, size=size)
     test = import_resident(raw.test, gauge.for_test(), size=size)
-    labels = [torch.from_numpy(split.labels) for split in (raw.train, raw.test)]
-    return Imported(_describe(raw, gauge), (train, labels[0]), (test, labels[1]))
+    splits = [
+        Loaded(images, torch.from_numpy(split.labels)) for images, split in ((train, raw.train), (test, raw.test))
+    ]
+    return Imported(_describe(raw, gauge), splits[0], splits[1])
 
 
 def _write_resident(entry: Path, imported: Imported) -> None:
     with disk_errors(entry), new_artefact(entry, kind=_KINDS["resident"], overwrite=True) as draft:
-        for name, (images, labels) in zip(_SPLITS, (imported.train, imported.test), strict=True):
+        for name, split in zip(_SPLITS, (imported.train, imported.test), strict=True):
+            images = split.images
             assert isinstance(images, ResidentStore)
             images.pixels.numpy().tofile(draft.path / f"{name}.pixels")
             images.row_hashes().tofile(draft.path / f"{name}.hashes")
-            _write_labels(draft.path, name, labels.numpy())
+            _write_labels(draft.path, name, split.labels.numpy())
         (draft.path / "data.json").write_text(imported.about.model_dump_json())
 
 
@@ -170,11 +178,11 @@ def _open(entry: Path, kind: Kind) -> Imported:
     for name, count in zip(_SPLITS, about.counts, strict=True):
         labels = torch.from_numpy(_array(folder, f"{name}.labels", "<i8", (count,)).astype(np.int64, copy=False))
         if kind == "mapped":
-            splits.append((MappedStore(entry, name, about.shape), labels))
+            splits.append(Loaded(MappedStore(entry, name, about.shape), labels))
         else:
             pixels = _array(folder, f"{name}.pixels", "u1", (count, *about.shape))
             hashes = _array(folder, f"{name}.hashes", "u1", (count, HASH_BYTES))
-            splits.append((ResidentStore(torch.from_numpy(pixels), hashes), labels))
+            splits.append(Loaded(ResidentStore(torch.from_numpy(pixels), hashes), labels))
     return Imported(about, splits[0], splits[1])
 
 

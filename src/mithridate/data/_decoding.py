@@ -45,10 +45,11 @@ def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if (height, width) == (size, size):
         return pixels
     side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-    small = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    return np.asarray(small).reshape(size, size, channels)
+    top, left = (height - side) // 2, (width - side) // 2
+    # Cropped before it is resized, as Pillow's filters reach beyond the edges of a box.
+    square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+    image = Image.fromarray(square[..., 0] if channels == 1 else square)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, channels)
 
 
 @dataclass

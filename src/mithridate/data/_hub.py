@@ -14,7 +14,7 @@ from mithridate.core.errors import Misuse
 from mithridate.data._parquet import IMAGE_NAMES, LABEL_NAMES, TEST_NAMES, Tables, read_tables
 from mithridate.data._raw import RawSet
 
-_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?")
 
 
 def has_hub() -> bool:

@@ -32,6 +32,8 @@ def read_npz_set(path: Path) -> RawSet:
             train = _split(arrays, names[0], names[1], path.name)
             test = _split(arrays, names[2], names[3], path.name)
             classes = _classes(arrays, train)
+            check_labels(train, classes, every_class=True)
+            check_labels(test, classes, every_class=False)
             break
     else:
         pair = next((names for names in _WHOLE if set(names) <= arrays.keys()), None)
@@ -44,11 +46,13 @@ def read_npz_set(path: Path) -> RawSet:
         pixels, labels = _arrays(arrays, *pair, path.name)
         whole = RawSplit.of_pixels(pixels, labels, path.name)
         classes = _classes(arrays, whole)
-        check_labels(whole, classes, every_class=False)
+        check_labels(whole, classes, every_class=True)
         train, test = (
             RawSplit.of_pixels(pixels[rows], labels[rows], f"{path.name}, split {part}")
             for part, rows in zip(("train", "test"), split_rows(labels, len(classes)), strict=True)
         )
+    if not len(test):
+        raise Misuse("MTH-0253", f"{path}: no class has two images, so none is left to test on")
     return RawSet(train, test, classes, {"kind": "npz", "key": file_key([path])}, encoded=False)
 
 

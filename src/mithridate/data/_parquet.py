@@ -117,11 +117,10 @@ class Tables:
         def batches() -> Iterator[list[Item]]:
             start = 0
             for column in self.images():
-                for chunk in column.chunks:
-                    for first in range(0, len(chunk), BATCH):
-                        part = chunk.slice(first, BATCH)
-                        yield _items(part, partial(_shifted, where, start))
-                        start += len(part)
+                for first in range(0, len(column), BATCH):
+                    part = pa.concat_arrays(column.slice(first, BATCH).chunks)
+                    yield _items(part, partial(_shifted, where, start + first))
+                start += len(column)
 
         return RawSplit(self._codes(classes), batches, where)
 
@@ -162,7 +161,10 @@ def read_tables(
     Raises:
         Misuse: The labels do not fit the classes, or the splits do not fit each other.
     """
-    names = train.classes or classes or train.guess()
+    for tables in (train, test or train):
+        if not any(len(column) for column in tables.labels):
+            raise Misuse("MTH-0252", f"{tables.names[0]} has no rows")
+    names = train.classes or (test.classes if test else ()) or classes or train.guess()
     whole = train.split(names)
     check_labels(whole, names, every_class=True)
     if test is None:
@@ -175,7 +177,7 @@ def read_tables(
         parts = whole, test.split(names)
         check_labels(parts[1], names, every_class=False)
     if not len(parts[1]):
-        raise Misuse("MTH-0252", f"{(test or train).names[0]} has no row to test on")
+        raise Misuse("MTH-0253", f"{train.names[0]}: no class has two images, so none is left to test on")
     return parts, names
 
 
@@ -190,7 +192,7 @@ def _first_column(path: Path, names: Sequence[str]) -> tuple[pa.Table, str]:
                 raise
             refused = error
     assert refused is not None
-    raise Misuse("MTH-0256", f"{refused.message}; looked for {', '.join(names)}") from refused
+    raise Misuse("MTH-0256", f"{path} has no column {' or '.join(names)}", hint=refused.hint) from refused
 
 
 def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:

@@ -92,8 +92,8 @@ class Examples:
     def overlay(
         self,
         ids: Int64[Tensor, " k"] | Sequence[int],
-        pixels: UInt8[Tensor, "k c h w"],
-        labels: Int64[Tensor, " k"] | None = None,
+        pixels: UInt8[Tensor, "p c h w"],
+        labels: Int64[Tensor, " l"] | None = None,
     ) -> "Examples":
         """Return the examples with the images, and if given the labels, of these rows replaced.
 

@@ -150,7 +150,7 @@ def _read(source: str) -> RawSet:
     if source.startswith(HUB_PREFIX):
         return read_hub_set(source.removeprefix(HUB_PREFIX))
     path = Path(source).expanduser()
-    if path.exists():
+    if source and os.path.exists(path):  # noqa: PTH110 - this one also answers for names that no path can have
         return _read_path(path)
     names = source_names()
     if "/" in source or path.suffix in (".parquet", ".npz"):
@@ -193,8 +193,7 @@ def _read_path(path: Path) -> RawSet:
 
 
 def _examples(name: str, loaded: Loaded, found: Imported) -> Examples:
-    images, labels = loaded
-    return Examples(name, images, labels, found.about.classes)
+    return Examples(name, loaded.images, loaded.labels, found.about.classes)
 
 
 def _first_of_each_class(train: Examples, count: int) -> Examples:

@@ -125,7 +125,7 @@ class OverlayStore:
     """
 
     base: Store
-    ids: Int64[Tensor, " p"]
+    ids: Int64[Tensor, " k"]
     pixels: UInt8[Tensor, "p c h w"]
 
     def __post_init__(self) -> None:
