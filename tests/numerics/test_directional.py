@@ -17,7 +17,6 @@ from torch.nn.functional import cross_entropy
 from mithridate.core.errors import Misuse
 from mithridate.numerics.directional import FORMS, choose_form, loss_gradient, mixed_product, prepare
 
-
 SUPPORTED = [
     (name, form)
     for name in NETS
