@@ -13,7 +13,7 @@ Pixels = NewType("Pixels", float)
 """A distance between images whose pixels lie in [0, 1]; never in units of a network's normalisation."""
 
 _LEVELS = 255
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 def parse_epsilon(text: str | float) -> Pixels:
