@@ -3,8 +3,7 @@
     eps_i = argmin KL( f(x_i) || f(x_i + e) ) - lambda mean(e^2)   over |e|_inf <= zeta, once, from U(-init, init)
     x_i(t) = clamp(x_i + eps_i, 0, 1) + mu_i(t),   mu_i(t) fresh in every step, then the augmentation
 
-Paper    Yang, Liu, Mirzasoleiman, Friendly Noise against Adversarial Noise (NeurIPS 2022), arXiv 2208.10224, equation 3
-         and algorithm 1.
+Paper    Liu, Yang, Mirzasoleiman, Friendly Noise against Adversarial Noise (NeurIPS 2022), arXiv 2208.10224, eq. 3.
 Promise  |eps_i|_inf <= zeta exactly; the noise of an image depends on the network, its row and the seed, not on the
          batch that it was generated in; weights, buffers and flags of the network are left as they were.
 Cost     `steps` forward and backward-to-input passes over the data, once: 2/3 of `steps` epochs of training. The noise
