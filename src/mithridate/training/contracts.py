@@ -138,10 +138,16 @@ def _fast_triangle(spec: ModelSpec, options: Options) -> Phase:
     return Phase(step=Step(views=(_padded_crop(spec),), update=update), epochs=epochs)
 
 
+def _fast_light(spec: ModelSpec, options: Options) -> Phase:
+    warp = Warp(law=Shift(law="integer", max_px=1, flip=True, fill="black"))
+    return _sgd_thirds(spec, replace(options, epochs=options.epochs or 20), views=(warp,), batch=64)
+
+
 _RECIPES: Mapping[str, Callable[[ModelSpec, Options], Phase]] = {
     "paper-wb40": _paper_wb40,
     "bench-scratch200": _bench_scratch200,
     "bench-transfer40": _bench_transfer40,
     "fast-triangle": _fast_triangle,
+    "fast-light": _fast_light,
     "digits-mlp40": _digits_mlp40,
 }
