@@ -139,7 +139,7 @@ class RecipeOptions(_Section):
     lr: float | None = Field(default=None, gt=0, le=1000)
     """base (or peak) step size"""
     augment: bool | None = None
-    """false trains without shifts and flips"""
+    """false trains without shifts and flips; true adds one-pixel shifts to digits-mlp40"""
     pretrained: str | None = None
     """safetensors file of weights to begin from; transfer contracts need it"""
 

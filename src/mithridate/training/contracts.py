@@ -33,7 +33,9 @@ class Options(Checked):
     epochs: int | None = param(None, within=In(1, 100_000), doc="passes over the training set")
     batch: int | None = param(None, within=In(1, 1 << 20), doc="examples per step")
     lr: float | None = param(None, within=In(0.0, 1e3, open_lo=True), doc="base (or peak) step size")
-    augment: bool | None = param(None, doc="false trains without shifts and flips")
+    augment: bool | None = param(
+        None, doc="false trains without shifts and flips; true adds one-pixel shifts to digits-mlp40"
+    )
     precision: str = param("fp32", within=OneOf("fp32", "bf16"), doc="bf16 uses autocast inside the network")
     pretrained: str | None = param(None, doc="safetensors file with the weights to begin from")
     device: str = param("cpu", doc="where to train")
@@ -105,7 +107,9 @@ def _paper_wb40(spec: ModelSpec, options: Options) -> Phase:
 
 
 def _digits_mlp40(spec: ModelSpec, options: Options) -> Phase:
-    return _sgd_thirds(spec, replace(options, lr=options.lr or 0.1), views=(), batch=64)
+    """No augmentation unless asked for; then shifts of one pixel, since digits must not be mirrored."""
+    views = (Warp(law=Shift(law="integer", max_px=1, flip=False, fill="black")),) if options.augment else ()
+    return _sgd_thirds(spec, replace(options, lr=options.lr or 0.1), views=views, batch=64)
 
 
 def _padded_crop(spec: ModelSpec) -> Warp:
