@@ -22,7 +22,13 @@ from mithridate.core.intervals import (
 
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
-    [(45, 100, 0.356, 0.548), (0, 100, 0, 0.037), (9, 10, 0.596, 0.982), (73, 80, 0.830, 0.957), (3, 100, 0.010, 0.085)],
+    [
+        (45, 100, 0.356, 0.548),
+        (0, 100, 0, 0.037),
+        (9, 10, 0.596, 0.982),
+        (73, 80, 0.830, 0.957),
+        (3, 100, 0.010, 0.085),
+    ],
 )
 def test_wilson_vectors(successes, trials, low, high):
     rate = wilson(successes, trials)
@@ -49,7 +55,9 @@ def test_wilson_mirrors(count):
     assert (1 - rate.high, 1 - rate.low) == pytest.approx((mirror.low, mirror.high), abs=1e-12)
 
 
-clusters = st.lists(st.integers(1, 12).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1, max_size=30)
+clusters = st.lists(
+    st.integers(1, 12).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1, max_size=30
+)
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=60))
@@ -186,7 +194,9 @@ def test_paired_by_hand():
     assert paired_greater([(0, 1)] * 3) == 1
 
 
-@pytest.mark.parametrize("bad", [lambda: wilson(3, 2), lambda: wilson(-1, 2), lambda: wilson(0, 0), lambda: clustered([], [])])
+@pytest.mark.parametrize(
+    "bad", [lambda: wilson(3, 2), lambda: wilson(-1, 2), lambda: wilson(0, 0), lambda: clustered([], [])]
+)
 def test_impossible_counts_are_refused(bad):
     with pytest.raises(Misuse) as caught:
         bad()

@@ -1,4 +1,4 @@
-"""Constraints next to fields: checked at every construction, readable by help and docs, violated by their own `bad()`."""
+"""Constraints next to fields: checked at every construction, readable by help and docs, violated by `bad()`."""
 
 import dataclasses
 import math
@@ -14,6 +14,8 @@ from mithridate.core.errors import Misuse
 from mithridate.core.params import Checked, In, OneOf, check_fields, param
 from mithridate.core.units import Pixels
 
+HALF = Pixels(0.5)
+
 
 class AbstractBrew(Checked, ABC):
     @abstractmethod
@@ -26,7 +28,7 @@ class Brew(AbstractBrew):
     tau: float = param(0.1, within=In(0.0, 1.0, open_lo=True), doc="step size")
     loss: str = param("cosine", within=OneOf("cosine", "squared"), doc="matching loss")
     keep: int | None = param(None, within=In(1, 5), doc="how many to keep; None keeps all")
-    radius: Pixels = param(Pixels(0.5), within=In(0.0, 1.0, open_lo=True))
+    radius: Pixels = param(HALF, within=In(0.0, 1.0, open_lo=True))
     nesterov: bool = param(False)
     title: str = ""
     shape: tuple[int, ...] = (1, 2)
