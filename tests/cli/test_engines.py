@@ -195,6 +195,7 @@ def test_craft_names_its_packs_and_the_next_step(run: Any, asked: dict[str, Any]
 
 def test_train_passes_the_pack_and_the_defense_on(run: Any, asked: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "manifest.json").touch()
     outcome = run("train", "--pack", "pack", "--defense", "friendly-noise", "--json")
     assert (outcome.code, outcome.document["clean_accuracy"]) == (0, 0.9)
     assert asked["pack"] == Path("pack")
@@ -224,6 +225,7 @@ def test_verify_ends_with_what_the_checks_say(
     checks = [Check(name=name, passed=ok, detail="0\x1b[31m") for name, ok in zip(names, passed, strict=True)]
     monkeypatch.setattr(mithridate.data.packs, "verify_pack", lambda path, data: checks)
     (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "manifest.json").touch()
     outcome = run("verify", "pack")
     assert outcome.code == code
     assert words in outcome.out
@@ -236,5 +238,15 @@ def test_verify_ends_with_what_the_checks_say(
 
 def test_verify_wants_the_data_that_its_flags_describe(run: Any, tmp_path: Path) -> None:
     (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "manifest.json").touch()
     assert "MTH-0125" in run("verify", "pack", "--per-class", "3").err
     assert "did you mean 'digits'?" in run("verify", "pack", "--data", "digit").err
+
+
+@pytest.mark.parametrize("verb", [["verify"], ["train", "--pack"]])
+def test_what_is_no_pack_is_refused(run: Any, asked: dict[str, Any], tmp_path: Path, verb: list[str]) -> None:
+    (tmp_path / "file").touch()
+    for path, words in (("none", "there is nothing"), ("file", "no folder"), (".", "no manifest.json")):
+        outcome = run(*verb, path)
+        assert (outcome.code, "MTH-0127" in outcome.err, words in outcome.err) == (2, True, True)
+    assert "config" not in asked

@@ -10,7 +10,7 @@ import typer
 from mithridate.cli._options import ConfigArgument, OutOption, Setting, VictimOptions, configured
 from mithridate.cli._session import Session
 from mithridate.cli._verb import verb
-from mithridate.core.errors import Misuse
+from mithridate.cli.verify import check_pack_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,8 @@ def train(
 
     With --pack it is trained on the poisoned data, and the result says what it makes of the pack's targets.
     """
-    if pack is not None and not pack.exists():
-        raise Misuse(
-            "MTH-0127",
-            f"there is no poison pack at {str(pack)!r}",
-            hint="give the folder that `mithridate craft` wrote",
-        )
+    if pack is not None:
+        check_pack_folder(pack)
     from mithridate.cli.audit import RUNS, run_name
 
     resolved = configured(config, victim, _OneDefense(name=defense))

@@ -40,12 +40,7 @@ def verify(
     """
     from mithridate.audit.names import check_source
 
-    if not pack.exists():
-        raise Misuse(
-            "MTH-0127",
-            f"there is no poison pack at {str(pack)!r}",
-            hint="give the folder that `mithridate craft` wrote",
-        )
+    check_pack_folder(pack)
     if data is None and (per_class is not None or size is not None):
         raise Misuse("MTH-0125", "--per-class and --size describe --data, which is missing", hint="add --data NAME")
     if data is not None:
@@ -72,3 +67,19 @@ def verify(
         + ("; give --data NAME to compare with the clean images" if clean is None else ""),
     )
     raise typer.Exit(int(ExitCode.PASS if verified else ExitCode.GATE_FAILED))
+
+
+def check_pack_folder(pack: Path) -> None:
+    """Refuse what cannot be a poison pack before anything heavy is imported.
+
+    Raises:
+        Misuse: MTH-0127, there is nothing, or no folder with a manifest.
+    """
+    if (pack / "manifest.json").is_file():
+        return
+    what = "it has no manifest.json" if pack.is_dir() else "it is no folder" if pack.exists() else "there is nothing"
+    raise Misuse(
+        "MTH-0127",
+        f"{str(pack)!r} is no poison pack: {what}",
+        hint="give the folder of one pack; `mithridate craft` prints them",
+    )

@@ -99,9 +99,9 @@ CODES: dict[str, Explanation] = {
         "Give another path, or --force.",
     ),
     "MTH-0127": Explanation(
-        "no such poison pack",
-        "There is nothing at this path.",
-        "Give the folder that `mithridate craft` wrote.",
+        "not a poison pack",
+        "There is nothing at this path, or no folder with a manifest.json.",
+        "Give the folder of one pack; `mithridate craft` prints them.",
     ),
     # 02xx data and decoding
     "MTH-0240": Explanation(
