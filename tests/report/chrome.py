@@ -26,6 +26,8 @@ FLAGS = (
     "--hide-scrollbars",
 )
 
+WAIT = {"script": 180_000, "pageLoad": 180_000, "implicit": 0}  # milliseconds; a busy machine is no failure
+
 
 def missing() -> list[str]:
     """Programs that the browser tests need and this machine lacks."""
@@ -69,7 +71,9 @@ class Browser:
         return base64.b64decode(data)
 
     def pdf(self) -> bytes:
-        return base64.b64decode(self._post("print", background=False, page={"width": 21.0, "height": 29.7}))
+        return base64.b64decode(
+            self.cdp("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)["data"]
+        )
 
     def close(self) -> None:
         request("DELETE", self._base, None)
@@ -80,7 +84,7 @@ def request(method: str, url: str, body: object) -> Any:
     data = None if body is None else json.dumps(body).encode()
     command = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(command, timeout=60) as answer:
+        with urllib.request.urlopen(command, timeout=180) as answer:
             return json.load(answer)["value"]
     except urllib.error.HTTPError as error:
         with error:
@@ -110,7 +114,7 @@ def browser(profile: Path) -> Iterator[Browser]:
     url = f"http://127.0.0.1:{port}"
     options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={profile}"]}
     logging = {"browser": "ALL", "performance": "ALL"}
-    wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": logging}
+    wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": logging, "timeouts": WAIT}
     try:
         _wait_until_ready(url, driver)
         session = request("POST", f"{url}/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]

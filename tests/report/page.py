@@ -6,6 +6,11 @@ from html.parser import HTMLParser
 VOID = {"meta", "link", "img", "br", "line", "circle", "path", "polygon", "polyline"}
 
 
+def spaced(text: str) -> str:
+    """Text with plain spaces for no-break ones: whether a line may break there is no part of the content."""
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
 @dataclass
 class Element:
     tag: str
@@ -62,7 +67,7 @@ class Page(HTMLParser):
 
     def text(self) -> str:
         """The text that a reader sees, without the style sheet."""
-        return next(element for element in self.elements if element.tag == "body").text
+        return spaced(next(element for element in self.elements if element.tag == "body").text)
 
     def structure(self) -> list[tuple[str, tuple[str, ...], tuple[tuple[str, str | None], ...]]]:
         """Elements, where they stand, and their attributes; `alt` holds data, so only its presence counts."""

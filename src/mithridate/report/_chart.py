@@ -138,7 +138,7 @@ def trace_table(alignment: Sequence[Alignment]) -> list[tuple[str, list[str]]]:
 def interval_svg(row: Row, *, gate: Gate | None) -> Markup:
     """The success rate of one row and its interval on an axis from 0 to 1; hollow for controls."""
     cell = row.cell
-    parts = []
+    parts = [Markup('<line class="g" x1="{0}%" x2="{0}%" y2="100%"/>').format(at) for at in (25, 50, 75)]
     if gate is not None:
         at = _coordinate(100 * gate.threshold)
         parts.append(Markup('<line class="gate" x1="{0}%" x2="{0}%" y1="0" y2="100%"/>').format(at))

@@ -56,6 +56,11 @@ def sentence(text: str) -> str:
     return shorten(plain(text.strip()), SENTENCE_LIMIT)
 
 
+def unbroken(text: str) -> str:
+    """Keep a number and its per cent sign on one line."""
+    return re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", text)
+
+
 def percent(rate: float | None) -> str:
     """A share in [0, 1] as per cent with one decimal; `n/a` when there was nothing to count (0 of 0)."""
     return "n/a" if rate is None else f"{100 * rate:.1f}\N{NO-BREAK SPACE}%"

@@ -132,7 +132,7 @@ def _flat(value: object, path: str = "") -> list[tuple[str, str]]:
         return [pair for key, item in value.items() for pair in _flat(item, f"{path}.{key}" if path else str(key))]
     if isinstance(value, (list, tuple)):
         return [(path, ", ".join(str(item) for item in value))]
-    return [(path, "unknown" if value is None else str(value))]
+    return [(path.replace("_", " "), "unknown" if value is None else str(value))]
 
 
 def _finalise(value: object) -> object:
@@ -161,8 +161,8 @@ def _environment() -> jinja2.Environment:
         "p_value": fmt.p_value,
         "percent": fmt.percent,
         "picture": escape,
-        "scalar": fmt.scalar,
-        "sentence": fmt.sentence,
+        "scalar": lambda value: fmt.unbroken(fmt.scalar(value)),
+        "sentence": lambda text: fmt.unbroken(fmt.sentence(text)),
     }
     return environment
 

@@ -109,9 +109,9 @@ def render_terminal(document: object, width: int = 80) -> RenderableType:
     report = validate(document)
     verdict, word = report.verdict, WORDS[report.verdict.status]
     head = Text(f"{word.mark} {word.word.upper()}  ", style=_STYLES[verdict.status], overflow="fold")
-    head.append(fmt.sentence(verdict.sentence), style="bold not dim default")
+    head.append(fmt.unbroken(fmt.sentence(verdict.sentence)), style="bold not dim default")
     parts: list[RenderableType] = [head]
-    reasons = [Text(f"· {fmt.sentence(reason)}", overflow="fold") for reason in verdict.reasons]
+    reasons = [Text(f"· {fmt.unbroken(fmt.sentence(reason))}", overflow="fold") for reason in verdict.reasons]
     if verdict.gate:
         reasons.append(Text(f"gate {fmt.name(verdict.gate)}, held against the bound of the interval", style="dim"))
     if reasons:
