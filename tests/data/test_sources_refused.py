@@ -325,7 +325,7 @@ def test_what_the_library_of_the_hub_holds_is_read_like_parquet(tmp_path, monkey
     splits = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "hub"))
     found = import_set(_hub.from_splits(splits, "owner/name", "abc"), "x", kind="resident", size=None, cache=tmp_path)
     assert found.about.classes == ("a", "b") and found.about.source["revision"] == "abc"
-    assert np.array_equal(found.train[0].row_hashes(), expected.train.images.row_hashes())
+    assert np.array_equal(found.train.images.row_hashes(), expected.train.images.row_hashes())
 
     def offline(name, revision):
         raise ConnectionError(f"cannot reach {name}")

@@ -171,12 +171,15 @@ class OverlayStore:
 
     def gather(self, index: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
         """Return the images of these rows; an accelerator is never asked a question."""
-        index = index.to(self.device)
+        return self._gather(index.to(self.device), ask=self.device.type == "cpu")
+
+    def _gather(self, index: Int64[Tensor, " b"], *, ask: bool) -> UInt8[Tensor, "b c h w"]:
+        """Gather by asking which rows are replaced, usually few, or without asking, by taking both for every row."""
         below = self.base.gather(index)
         if not len(self.ids):
             return below
         place, hit = self._find(index)
-        if self.device.type == "cpu":  # few rows are hit, and here looking which costs nothing
+        if ask:
             rows = hit.nonzero().squeeze(1)
             return below.index_copy_(0, rows, self._top.gather(place[rows]))
         return torch.where(hit[:, None, None, None], self._top.gather(place), below)
