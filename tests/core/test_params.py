@@ -28,7 +28,7 @@ class Brew(AbstractBrew):
     tau: float = param(0.1, within=In(0.0, 1.0, open_lo=True), doc="step size")
     loss: str = param("cosine", within=OneOf("cosine", "squared"), doc="matching loss")
     keep: int | None = param(None, within=In(1, 5), doc="how many to keep; None keeps all")
-    radius: Pixels = param(HALF, within=In(0.0, 1.0, open_lo=True))
+    radius: Pixels = param(HALF, within=In(0.0, 1.0, open_lo=True))  # noqa: RUF009 - param is a field
     nesterov: bool = param(False)
     title: str = ""
     shape: tuple[int, ...] = (1, 2)

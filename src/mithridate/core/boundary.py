@@ -112,10 +112,10 @@ def read_bytes(path: Path, caps: Caps = DEFAULT_CAPS) -> bytes:
     Raises:
         BadArtefact: MTH-0208 when it cannot be read, MTH-0202 when it is too large.
     """
-    with _opened(path, caps) as (file, _), _sealed(f"{path} cannot be read"):
-        data = file.read(caps.file_bytes + 1)
-        _cap(len(data), caps.file_bytes, f"{path} has", "bytes")
-        return data
+    with _opened(path, caps) as (file, size), _sealed(f"{path} cannot be read"):
+        # A size must be given, as the rest of a file that grows meanwhile is unbounded, and no more than it has: the
+        # library allocates what is asked for.
+        return file.read(size)
 
 
 def read_parquet(
