@@ -197,3 +197,29 @@ def test_a_terminal_that_knows_only_ascii(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert re.match(rb"error\[MTH-0009\]: there is no error code '\\xfc'", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [("list recipes", 0), ("audit --epsilon 8", 2), ("audit --epsilon 8 --json", 2), ("init file/audit.yaml", 4)],
+)
+def test_exit_codes_of_real_processes(tmp_path: Path, words: str, code: int) -> None:
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "mithridate", *words.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error[MTH-") == (code != 0)
+    assert bool(done.stdout) == (code == 0 or "--json" in words)
+
+
+@pytest.mark.parametrize("words", ["adit", "audit --bugdet 2", "audit --budget x", "verify", "audit a b"])
+def test_a_command_line_that_is_not_understood(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from mithridate.cli.main import main
+
+    assert main([*words.split(), "--json"]) == 2
+    captured = capsys.readouterr()
+    error = json.loads(captured.out)["error"]
+    assert (error["code"], error["exit_code"]) == ("MTH-0003", 2)
+    assert captured.err.startswith("error[MTH-0003]: ")
+    assert "--help" in error["hint"]
