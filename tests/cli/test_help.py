@@ -21,7 +21,7 @@ def flags(verb: str) -> list[str]:
 def test_the_verbs() -> None:
     assert (
         *("audit", "init", "check"),
-        *("craft", "verify", "train", "reproduce"),
+        *("craft", "verify", "export", "import", "train", "reproduce"),
         *("report", "status"),
         *("explain", "list", "doctor"),
     ) == VERBS

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mithridate.cli import audit, check, craft, doctor, explain, init, report, reproduce, status, train, verify
+from mithridate.cli import audit, check, craft, doctor, explain, export, init, report, reproduce, status, train, verify
 from mithridate.cli import list as list_
 from mithridate.cli._guard import Guard
 from mithridate.cli._session import Session, version_line
@@ -41,7 +41,14 @@ def _root(
 
 _PANELS = {
     "Start": {"audit": audit.audit, "init": init.init, "check": check.check},
-    "Parts": {"craft": craft.craft, "verify": verify.verify, "train": train.train, "reproduce": reproduce.reproduce},
+    "Parts": {
+        "craft": craft.craft,
+        "verify": verify.verify,
+        "export": export.export,
+        "import": export.import_,
+        "train": train.train,
+        "reproduce": reproduce.reproduce,
+    },
     "Results": {"report": report.report, "status": status.status},
     "Help": {"explain": explain.explain, "list": list_.list_, "doctor": doctor.doctor},
 }

@@ -103,6 +103,11 @@ CODES: dict[str, Explanation] = {
         "There is nothing at this path, or no folder with a manifest.json.",
         "Give the folder of one pack; `mithridate craft` prints them.",
     ),
+    "MTH-0128": Explanation(
+        "the export needs the clean data",
+        "The layout of the poisoning benchmark holds the target's image, which is in the data set and not in the pack.",
+        "Add --data with the data set that the pack was crafted for.",
+    ),
     # 02xx data and decoding
     "MTH-0240": Explanation(
         "row does not exist",
