@@ -1,5 +1,6 @@
 """Sources: every way in gives the same content, once imported and once from the cache."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -39,11 +40,15 @@ def named(name: str, cache: Path, **options) -> DataSet:
     root = Path(os.environ.get("MITHRIDATE_DATA", ""))
     if not os.environ.get("MITHRIDATE_DATA") or not (root / name / "train.parquet").is_file():
         pytest.skip(f"{name} is absent; set MITHRIDATE_DATA to a folder with {name}/train.parquet")
+    import_elsewhere(name, options.get("store", "resident"), cache)
+    return load(name, cache=cache, **options)
+
+
+@functools.cache
+def import_elsewhere(name: str, store: str, cache: Path) -> None:
     code = "import sys, pathlib; from mithridate.data.sources import load; "
     code += "load(sys.argv[1], store=sys.argv[2], cache=pathlib.Path(sys.argv[3]))"
-    command = [sys.executable, "-c", code, name, options.get("store", "resident"), str(cache)]
-    subprocess.run(command, check=True, timeout=600)
-    return load(name, cache=cache, **options)
+    subprocess.run([sys.executable, "-c", code, name, store, str(cache)], check=True, timeout=600)
 
 
 def everything(examples) -> torch.Tensor:
