@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mithridate.attacks._base import AbstractAttack
 from mithridate.audit.config import AuditConfig, Method, RecipeOptions
-from mithridate.audit.names import ATTACKS, DEFENSES
+from mithridate.audit.names import ATTACKS, DEFENSES, instantiate
 from mithridate.core.errors import Misuse
 from mithridate.core.pool import Job
 from mithridate.data.scenarios import Scenario, scenarios
@@ -130,7 +130,7 @@ def _surrogates(config: AuditConfig, data: DataSet, needed: int) -> tuple[Plan, 
     models = chosen.models or (config.model,) * needed
     if len(models) < needed:
         raise Misuse(
-            "MTH-0120",
+            "MTH-0721",
             f"the attacks need {needed} surrogates, and surrogate.models names {len(models)}: {', '.join(models)}",
             hint="name as many models as num_surrogates, or none",
         )
@@ -141,7 +141,7 @@ def _surrogates(config: AuditConfig, data: DataSet, needed: int) -> tuple[Plan, 
 
 def attack(method: Method) -> AbstractAttack:
     """Return the configured attack."""
-    built: AbstractAttack = ATTACKS.load(method.name)(**method.options)
+    built: AbstractAttack = instantiate(ATTACKS.load(method.name), method.name, method.options)
     return built
 
 
@@ -149,7 +149,7 @@ def defense(method: Method) -> AbstractDefense | None:
     """Return the configured defense, None for `none`."""
     if method.name == "none":
         return None
-    built: AbstractDefense = DEFENSES.load(method.name)(**method.options)
+    built: AbstractDefense = instantiate(DEFENSES.load(method.name), method.name, method.options)
     return built
 
 

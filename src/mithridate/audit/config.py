@@ -349,7 +349,7 @@ def demo() -> AuditConfig:
             "data": {"source": "digits"},
             "scenarios": {"count": 8},
             "attacks": [{"name": "witches-brew", "options": {"restarts": 2, "steps": 100}}],
-            "defenses": ["friendly-noise"],
+            "defenses": [{"name": "friendly-noise", "options": {"zeta": 0.5, "mu": 0.5, "start": 0.25}}],
         }
     )
 

@@ -21,12 +21,15 @@ from mithridate.training.contracts import Options, contract
 from mithridate.training.loop import begin, steps
 
 
+_SECONDS_BETWEEN_CHECKPOINTS = 30.0
+
+
 def run_training(
     config: AuditConfig, folder: Path, *, pack: Path | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Train one victim, save its weights to `folder/model.safetensors`, and return what it does.
 
-    A checkpoint is kept after every epoch, so that the same command goes on after an interruption and ends with the
+    A checkpoint is kept at the end of an epoch every half minute and at the last one, so that the same command goes on after an interruption and ends with the
     same bytes.
     """
     progress = progress or NullProgress()
@@ -50,8 +53,11 @@ def run_training(
     progress.start(plan.epochs, "epochs")
     progress.advance(run.epoch, "resumed")
     loss: float | None = None
+    saved = time.monotonic()
     for event in steps(plan, seed, run):
-        checkpoint.save(event.run, plan, seed, kept)
+        if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS or event.epoch == plan.epochs:
+            checkpoint.save(event.run, plan, seed, kept)
+            saved = time.monotonic()
         loss = round(float(event.loss), 6)
         progress.advance(1, f"loss {loss:.4f}")
     progress.close()

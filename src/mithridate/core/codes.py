@@ -63,6 +63,36 @@ CODES: dict[str, Explanation] = {
         "`mithridate explain` without a code lists all of them.",
     ),
     # 01xx configuration and parameters
+    "MTH-0101": Explanation(
+        "unknown name",
+        "There is no attack, defense, model, data set, paper or format of this name.",
+        "Use the closest match that the message gives; `mithridate list` prints all names.",
+    ),
+    "MTH-0102": Explanation(
+        "a plugin cannot be loaded",
+        "An installed package announces this method by an entry point, and importing it failed.",
+        "Update or uninstall the package that the message names.",
+    ),
+    "MTH-0103": Explanation(
+        "epsilon in the wrong unit",
+        "Epsilon is a distance between images whose pixels lie in [0, 1]; a number above 1 was given, as if in levels of 255.",
+        "Write a fraction such as 16/255, or a decimal such as 0.0627.",
+    ),
+    "MTH-0104": Explanation(
+        "epsilon is no positive number",
+        "The text is no fraction and no decimal in (0, 1].",
+        "Write a fraction such as 16/255.",
+    ),
+    "MTH-0105": Explanation(
+        "a share outside (0, 1]",
+        "A budget is a share of the training set.",
+        "Write one percent as 0.01 or 1%.",
+    ),
+    "MTH-0110": Explanation(
+        "a parameter is out of its range",
+        "A field of an attack, a defense, a stage or a recipe has a value that its declaration does not allow.",
+        "The message gives the range; `mithridate list` names the source of each method, whose defaults are its paper's.",
+    ),
     "MTH-0120": Explanation(
         "no such configuration file",
         "The file does not exist, or is a folder.",
@@ -109,6 +139,51 @@ CODES: dict[str, Explanation] = {
         "Add --data with the data set that the pack was crafted for.",
     ),
     # 02xx data and decoding
+    "MTH-0200": Explanation(
+        "damaged bytes",
+        "A decoder failed on the content of a file that announces the right format.",
+        "Fetch or write the file again; the message gives the decoder's reason.",
+    ),
+    "MTH-0201": Explanation(
+        "another format",
+        "The first bytes of the file are not those of the expected format.",
+        "Check that the path is the right one and that the file was not renamed.",
+    ),
+    "MTH-0202": Explanation(
+        "too large",
+        "A file declares more bytes, pixels, entries or nesting than is accepted; it was refused before memory was taken.",
+        "If the file is what it should be, split it or shrink it.",
+    ),
+    "MTH-0203": Explanation(
+        "a column is missing",
+        "The table has no column of this name.",
+        "Name the columns `image` and `label`, or as the message says.",
+    ),
+    "MTH-0204": Explanation(
+        "an unsupported kind",
+        "The file is sound and holds something that is not read here: objects, animations, exotic types.",
+        "Store numbers, text or single images.",
+    ),
+    "MTH-0205": Explanation(
+        "sizes disagree",
+        "A header declares another number of bytes than the file holds.",
+        "The file is truncated or was edited: write it again.",
+    ),
+    "MTH-0206": Explanation(
+        "ambiguous or impossible content",
+        "A key is repeated or is no text, or a number is none that JSON has.",
+        "Remove the repetition; write missing values as null.",
+    ),
+    "MTH-0207": Explanation(
+        "the YAML is not accepted",
+        "The text is no valid YAML, or uses aliases, anchors or tags, which are not read here.",
+        "Correct the line that the message gives; write values out instead of aliasing them.",
+    ),
+    "MTH-0208": Explanation(
+        "the file cannot be read",
+        "There is nothing at the path, it is no regular file, or permission is missing.",
+        "Check the path and its permissions.",
+    ),
     "MTH-0240": Explanation(
         "row does not exist",
         "A row id is negative or not below the number of examples.",
@@ -424,6 +499,106 @@ CODES: dict[str, Explanation] = {
         "Lower begin_epoch, train longer, or use the random noise alone (components: random).",
     ),
     # 07xx runs, ledgers and audits
+    "MTH-0701": Explanation(
+        "something is there already",
+        "The path exists, and nothing is overwritten unless asked.",
+        "Choose another name, or remove what is there.",
+    ),
+    "MTH-0702": Explanation(
+        "no artefact of this kind",
+        "The folder has no manifest, or one of another kind.",
+        "Check the path; `mithridate craft` and `mithridate train` print the folders that they write.",
+    ),
+    "MTH-0703": Explanation(
+        "the manifest is damaged",
+        "manifest.json is no JSON of the expected form.",
+        "Get a fresh copy of the whole folder.",
+    ),
+    "MTH-0704": Explanation(
+        "a newer schema",
+        "The folder was written by a newer version.",
+        "Update mithridate.",
+    ),
+    "MTH-0705": Explanation(
+        "the manifest was altered",
+        "The seal of manifest.json does not match its content.",
+        "Get a fresh copy; do not edit manifests by hand.",
+    ),
+    "MTH-0706": Explanation(
+        "the disk refused",
+        "Writing failed: the disk is full, read-only, or permission is missing. What was there before is unharmed.",
+        "Free space or choose another folder, then run the same command again.",
+    ),
+    "MTH-0707": Explanation(
+        "an unlisted file",
+        "The folder holds a file that its manifest does not list.",
+        "Remove the file, or get a fresh copy.",
+    ),
+    "MTH-0708": Explanation(
+        "a file is missing",
+        "The manifest lists a file that is not there or cannot be read.",
+        "Get a fresh copy of the whole folder.",
+    ),
+    "MTH-0709": Explanation(
+        "a file was altered",
+        "The sha256 of a file is not the one in the manifest.",
+        "Get a fresh copy of the whole folder.",
+    ),
+    "MTH-0710": Explanation(
+        "another process works there",
+        "The run folder's ledger is locked by a living process.",
+        "Wait for it or end it; the same command then goes on.",
+    ),
+    "MTH-0711": Explanation(
+        "the ledger is not open",
+        "A record was written to a ledger that is closed, or it was opened twice. This is an error of the program.",
+        "Report it with the command that shows it.",
+    ),
+    "MTH-0712": Explanation(
+        "a record is there already",
+        "Each finished piece of work is written once. This is an error of the program.",
+        "Report it with the command that shows it.",
+    ),
+    "MTH-0713": Explanation(
+        "the ledger is damaged",
+        "A line before the last one is not whole; only a torn last line is expected after a crash.",
+        "Restore ledger.jsonl from a copy, or begin with a new folder.",
+    ),
+    "MTH-0714": Explanation(
+        "a ledger of another version",
+        "The ledger's first line names a schema that this version does not read.",
+        "Use the version that wrote it, or begin with a new folder.",
+    ),
+    "MTH-0715": Explanation(
+        "a record that JSON does not have",
+        "A result holds a value that is no JSON. This is an error of the program.",
+        "Report it with the command that shows it.",
+    ),
+    "MTH-0720": Explanation(
+        "the folder holds another audit",
+        "A run folder belongs to one configuration, and the one in it differs.",
+        "Choose another folder with --out, or remove this one.",
+    ),
+    "MTH-0721": Explanation(
+        "too few surrogates",
+        "The attacks need more clean networks than surrogate.models names.",
+        "Name as many models as num_surrogates, or none.",
+    ),
+    "MTH-0731": Explanation(
+        "impossible counts",
+        "A rate needs at least one trial and no more successes than trials.",
+        "Check the counts that the message gives.",
+    ),
+    "MTH-0732": Explanation(
+        "impossible confidence",
+        "The confidence of an interval lies in (0, 1).",
+        "Use 0.95 unless there is a reason.",
+    ),
+    "MTH-0733": Explanation(
+        "the gate is not understood",
+        "A gate is METRIC, a comparison and a number: asr, clean_accuracy or accuracy_drop; < <= > or >=.",
+        'Write for example --gate "asr<0.1".',
+    ),
     "MTH-0780": Explanation(
         "not a run folder",
         "The folder has no ledger.jsonl, so no run was started in it.",
