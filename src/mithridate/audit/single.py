@@ -20,7 +20,6 @@ from mithridate.training import checkpoint
 from mithridate.training.contracts import Options, contract
 from mithridate.training.loop import begin, steps
 
-
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
@@ -29,8 +28,8 @@ def run_training(
 ) -> dict[str, Any]:
     """Train one victim, save its weights to `folder/model.safetensors`, and return what it does.
 
-    A checkpoint is kept at the end of an epoch every half minute and at the last one, so that the same command goes on after an interruption and ends with the
-    same bytes.
+    A checkpoint is kept at the ends of epochs, every half minute and at the last one, so that the same command goes on
+    after an interruption and ends with the same bytes.
     """
     progress = progress or NullProgress()
     data = load(config.data.source, per_class=config.data.per_class, size=config.data.size)

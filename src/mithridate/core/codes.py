@@ -75,7 +75,7 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-0103": Explanation(
         "epsilon in the wrong unit",
-        "Epsilon is a distance between images whose pixels lie in [0, 1]; a number above 1 was given, as if in levels of 255.",
+        "Epsilon is a distance between images whose pixels lie in [0, 1]; a number above 1 was given.",
         "Write a fraction such as 16/255, or a decimal such as 0.0627.",
     ),
     "MTH-0104": Explanation(
@@ -91,7 +91,7 @@ CODES: dict[str, Explanation] = {
     "MTH-0110": Explanation(
         "a parameter is out of its range",
         "A field of an attack, a defense, a stage or a recipe has a value that its declaration does not allow.",
-        "The message gives the range; `mithridate list` names the source of each method, whose defaults are its paper's.",
+        "The message gives the range; `mithridate list` names each method's source.",
     ),
     "MTH-0120": Explanation(
         "no such configuration file",
@@ -151,7 +151,7 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-0202": Explanation(
         "too large",
-        "A file declares more bytes, pixels, entries or nesting than is accepted; it was refused before memory was taken.",
+        "A file declares more bytes, pixels, entries or nesting than is accepted; it was refused unread.",
         "If the file is what it should be, split it or shrink it.",
     ),
     "MTH-0203": Explanation(
@@ -236,7 +236,7 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-0256": Explanation(
         "columns or arrays not recognised",
-        "A file has no image or no label column under the usual names, or it holds something else than images or labels.",
+        "A file has no image or no label column under the usual names, or it holds something else.",
         "Name the columns image and label; images are encoded bytes or arrays, labels whole numbers or strings.",
     ),
     "MTH-0257": Explanation(
