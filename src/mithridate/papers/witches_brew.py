@@ -24,7 +24,7 @@ CIFAR10_CPU: dict[str, Any] = {
     "precision": "bf16",
     "controls": "undefended",
 }
-"""About an hour on two cores: the paper's targets, budget and epsilon; a part of CIFAR-10, a small network, light augmentation."""
+"""About an hour on two cores: the paper's targets, budget and epsilon; part of the data, a small network, light crops."""
 
 
 class WitchesBrew(AbstractPaper):
@@ -80,7 +80,7 @@ class WitchesBrew(AbstractPaper):
         """Return the differences from the paper."""
         always = (
             "poisons are judged after export to 8-bit pixels that keep the bound exactly; the reference judges floats",
-            "restarts are compared by their re-evaluated matching loss; the reference takes the one before the last step",
+            "restarts are compared by their re-evaluated matching loss, not by the one before the last step",
             "noise of the same size and unmodified data are run beside the attack",
         )
         if scale == "paper":
@@ -108,13 +108,13 @@ class WitchesBrew(AbstractPaper):
         cost = 100 * (clean["clean_accuracy"] - poisoned["clean_accuracy"])
         _, rate = success_row(document, "witches-brew", "none", "")
         beats, keeps = max(p_values) < 0.01, cost <= 1.5
-        sentence = f"The claim {'holds' if beats and keeps else 'did not reproduce'} at this scale: Witches' Brew hit {rate}, p = {max(p_values):.2g} against the stronger control, at {cost:.1f} points of clean accuracy."
-        return {
-            **document["verdict"],
-            "status": "pass" if beats and keeps else "fail",
-            "exit_code": 0 if beats and keeps else 1,
-            "sentence": sentence,
-        }
+        held = beats and keeps
+        sentence = (
+            f"The claim {'holds' if held else 'did not reproduce'} at this scale: Witches' Brew hit {rate}, "
+            f"p = {max(p_values):.2g} against the stronger control, at {cost:.1f} points of clean accuracy."
+        )
+        status = "pass" if held else "fail"
+        return {**document["verdict"], "status": status, "exit_code": int(not held), "sentence": sentence}
 
 
 DIGITS_OPTIONS: dict[str, Any] = {"restarts": 2, "steps": 100, "step_size": 0.4, "step_unit": "epsilon"}
