@@ -122,7 +122,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_ledger(reference: Path, 
 
 
 def test_a_folder_belongs_to_one_configuration(reference: Path) -> None:
-    with pytest.raises(Misuse, match="another configuration.*seed"):
+    with pytest.raises(Misuse, match=r"another configuration.*seed"):
         run_audit(config(seed=1), reference)
 
 

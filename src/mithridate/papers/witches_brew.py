@@ -24,7 +24,7 @@ CIFAR10_CPU: dict[str, Any] = {
     "precision": "bf16",
     "controls": "undefended",
 }
-"""About an hour on two cores: the paper's targets, budget and epsilon; part of the data, a small network, light crops."""
+"""About an hour on two cores: the paper's targets, budget and epsilon; part of the data, small network, light crops."""
 
 
 class WitchesBrew(AbstractPaper):
