@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from mithridate.data.examples import Examples
 from mithridate.data.scenarios import Scenario
+from mithridate.numerics.matching import gradient_cosine
 
 _AT_MOST = 128
 
@@ -43,19 +43,6 @@ def alignment_probe(train: Examples, test: Examples, scenario: Scenario) -> Prob
 
 
 def alignment(net: nn.Module, probe: Probe) -> float:
-    """Return the cosine for the network as it is, in evaluation mode; the mode and gradients are left alone."""
-    was_training = net.training
-    net.eval()
-    try:
-        ours = _gradient(net, probe.poisons, probe.poison_labels)
-        theirs = _gradient(net, probe.targets, probe.adversarial_labels)
-    finally:
-        net.train(was_training)
-    return float(torch.dot(ours, theirs) / (ours.norm() * theirs.norm()).clamp_min(1e-30))
-
-
-def _gradient(net: nn.Module, x: Tensor, labels: Tensor) -> Float[Tensor, " d"]:
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    loss = functional.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), labels)
-    gradients = torch.autograd.grad(loss, parameters)
-    return torch.cat([g.flatten() for g in gradients]).double()
+    """Return the cosine for the network as it is, taken in evaluation mode; the network is left as it was."""
+    ours, theirs = (probe.poisons, probe.poison_labels), (probe.targets, probe.adversarial_labels)
+    return gradient_cosine(net, ours, theirs)
