@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
-from torch import nn
+from torch import Tensor, nn
 
 from mithridate.data.examples import Examples
 from mithridate.data.scenarios import Scenario
