@@ -266,6 +266,13 @@ def paper_document() -> dict[str, object]:
     )
 
 
+def compact_document() -> dict[str, object]:
+    """A reproduction with every section but few entries in each, for tests that render it hundreds of times."""
+    document = paper_document()
+    shorter = {key: document[key][:1] for key in ("pictures", "target_pictures", "crafting", "comparisons")}  # type: ignore[index]
+    return document | shorter | {"targets": target_results(1), "alignment": [trace("witches-brew", "none", 0.4, 3)]}
+
+
 def large_document(cells: int = 200, triples: int = 12, size: int = 32) -> dict[str, object]:
     """An audit of many cells: scenarios by attacks by defenses, with as many pictures as the page shows."""
     attacks = ("none", "noise", "witches-brew", "bullseye-polytope", "sleeper-agent")

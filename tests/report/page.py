@@ -15,8 +15,12 @@ def spaced(text: str) -> str:
 class Element:
     tag: str
     attributes: dict[str, str | None]
-    text: str = ""
-    path: tuple[str, ...] = field(default=())
+    path: tuple[str, ...] = ()
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
 
 
 class Page(HTMLParser):
@@ -47,7 +51,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         for element in self._open:
-            element.text += data
+            element.pieces.append(data)
 
     def handle_comment(self, data: str) -> None:
         self.odd.append(f"comment {data!r}")

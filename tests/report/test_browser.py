@@ -102,12 +102,12 @@ def test_print_shows_what_is_folded(browser: chrome.Browser, folder: Path) -> No
     path = folder / "print.html"
     path.write_text(render_html(audit_document()), encoding="utf-8")
     browser.show(path, width=1280, theme="dark")
-    closed = "return document.querySelector('.matrix').checkVisibility({contentVisibilityAuto: true})"
-    assert browser.run(closed) is False
+    folded = "getComputedStyle(document.querySelector('details:not([open])'), '::details-content').contentVisibility"
+    assert browser.run(f"return {folded}") == "hidden"
     browser.cdp(
         "Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}]
     )
-    assert browser.run(closed) is True
+    assert browser.run(f"return {folded}") == "visible"
     assert browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert browser.run("return getComputedStyle(document.querySelector('nav')).display") == "none"
     browser.cdp("Emulation.setEmulatedMedia", media="")

@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from documents import audit_document, paper_document
+from documents import compact_document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -91,9 +91,10 @@ def filled(document: dict[str, object], text: str) -> dict[str, object]:
 HARMLESS = "plainname"
 
 
-def twin_of(document: dict[str, object], name: str) -> dict[str, object]:
+def twin_of(name: str) -> dict[str, object]:
     """The same document with a harmless name of the same length, so that cuts fall alike."""
-    return filled(document, (HARMLESS * (len(name) // len(HARMLESS) + 1))[: len(name.strip())])
+    length = len(name.strip())
+    return filled(compact_document(), (HARMLESS * (length // len(HARMLESS) + 1))[:length])
 
 
 HOSTILE = [pytest.param(name, id=f"{i:02d}") for i, name in enumerate(NAMES)]
@@ -116,9 +117,9 @@ def test_there_are_enough_names_and_they_differ_from_their_shown_form() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_html_has_no_element_or_attribute_from_data(name: str) -> None:
-    html = render_html(filled(paper_document(), name))
+    html = render_html(filled(compact_document(), name))
     page = Page(html)
-    assert page.structure() == Page(render_html(twin_of(paper_document(), name))).structure()
+    assert page.structure() == Page(render_html(twin_of(name))).structure()
     assert page.odd == []
     assert shown(name) in page.text()
     assert not invisible(html)
@@ -132,14 +133,14 @@ def test_the_terminal_gets_text_only(name: str, width: int) -> None:
     console = Console(
         file=io.StringIO(), width=width, force_terminal=True, color_system="truecolor", legacy_windows=False
     )
-    console.print(render_terminal(filled(audit_document(), name), width))
+    console.print(render_terminal(filled(compact_document(), name), width))
     output = console.file.getvalue()  # type: ignore[attr-defined]
     ours = re.sub(r"\x1b\[[0-9;]*m", "", output)
     assert not invisible(ours)
     assert "\x1b]8" not in output, "no hyperlink"
     colours = set(re.findall(r"\x1b\[([0-9;]*)m", output))
     twin = Console(file=io.StringIO(), width=width, force_terminal=True, color_system="truecolor", legacy_windows=False)
-    twin.print(render_terminal(filled(audit_document(), HARMLESS), width))
+    twin.print(render_terminal(filled(compact_document(), HARMLESS), width))
     assert colours == set(re.findall(r"\x1b\[([0-9;]*)m", twin.file.getvalue()))  # type: ignore[attr-defined]
     squeezed = re.sub(r"\s", "", ours)
     assert re.sub(r"\s", "", fmt.sentence(f"Said of {name}".encode("utf-8", "backslashreplace").decode())) in squeezed
@@ -163,8 +164,8 @@ def markdown_structure(text: str) -> list[tuple[str, str, int]]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_markdown_has_no_markup_from_data(name: str) -> None:
-    text = render_markdown(filled(paper_document(), name))
-    twin = render_markdown(twin_of(paper_document(), name))
+    text = render_markdown(filled(compact_document(), name))
+    twin = render_markdown(twin_of(name))
     assert markdown_structure(text) == markdown_structure(twin)
     assert not invisible(text)
     outside_code = re.sub(r"(?s)^(`{3,})\n.*?^\1\n", "", text, flags=re.M)
@@ -176,16 +177,16 @@ def test_junit_is_well_formed_and_its_structure_is_ours(name: str) -> None:
     def structure(element: ET.Element) -> object:
         return element.tag, sorted(element.attrib), [structure(child) for child in element]
 
-    xml = render_junit(filled(audit_document(), name))
+    xml = render_junit(filled(compact_document(), name))
     root = ET.fromstring(xml.encode())
-    assert structure(root) == structure(ET.fromstring(render_junit(filled(audit_document(), HARMLESS))))
+    assert structure(root) == structure(ET.fromstring(render_junit(filled(compact_document(), HARMLESS))))
     assert not invisible(xml)
     assert shown(name) in root.findall(".//testcase")[1].attrib["name"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_csv_rows_hold_and_no_cell_is_a_formula(name: str) -> None:
-    text = render_csv(filled(audit_document(), name))
+    text = render_csv(filled(compact_document(), name))
     rows = list(csv.reader(io.StringIO(text)))
     assert [len(row) for row in rows] == [15] * 7
     assert text.count("\n") == 7
@@ -198,7 +199,7 @@ def test_csv_rows_hold_and_no_cell_is_a_formula(name: str) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.text(st.characters(), min_size=1, max_size=60), st.integers(0, 3))
 def test_generated_names_keep_the_structure(name: str, which: int) -> None:
-    document, twin = filled(paper_document(), name), twin_of(paper_document(), name)
+    document, twin = filled(compact_document(), name), twin_of(name)
     if which == 0:
         assert Page(render_html(document)).structure() == Page(render_html(twin)).structure()
     elif which == 1:
@@ -214,6 +215,6 @@ def test_spliced_names_keep_the_structure() -> None:
     dice = random.Random(16)
     for _ in range(60):
         name = "".join(piece[dice.randrange(len(piece) + 1) :][:40] for piece in dice.choices(NAMES, k=3))
-        document, twin = filled(paper_document(), name), twin_of(paper_document(), name)
+        document, twin = filled(compact_document(), name), twin_of(name)
         assert Page(render_html(document)).structure() == Page(render_html(twin)).structure(), name
         assert markdown_structure(render_markdown(document)) == markdown_structure(render_markdown(twin)), name

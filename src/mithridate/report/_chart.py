@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from mithridate.core.verdicts import Gate
 from mithridate.report._format import fixed, name, number
-from mithridate.report._view import Row
+from mithridate.report._view import CONTROLS, Row
 from mithridate.report.schema import Alignment
 
 WIDTH, HEIGHT = 1000, 300
@@ -30,9 +30,10 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line with its band, as SVG point lists; `style` picks colour and dash pattern."""
+    """One line with its band, as SVG point lists; `style` picks colour and dash pattern, controls are thin."""
 
     style: int
+    control: bool
     attack: str
     defense: str
     line: str
@@ -103,6 +104,7 @@ def line_chart(alignment: Sequence[Alignment]) -> LineChart | None:
         series.append(
             Series(
                 style=style,
+                control=trace.attack in CONTROLS,
                 attack=name(trace.attack),
                 defense=name(trace.defense),
                 line=_points(xs, mean),
