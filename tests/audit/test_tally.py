@@ -68,7 +68,7 @@ def test_comparisons_are_fisher_and_sign_tests_over_targets() -> None:
     tests = comparisons(tallies(records(7, 1, 0), ATTACKS, DEFENSES))
     noise = next(t for t in tests if "noise of the same size" in t["what"] and t["test"].startswith("Fisher"))
     assert noise["p_value"] == pytest.approx(fisher_greater(7, 10, 1, 10))
-    sign = next(t for t in tests if "noise of the same size" in t["what"] and "sign" in t["test"])
+    sign = next(t for t in tests if "noise of the same size (" in t["what"] and "sign" in t["test"])
     assert sign["p_value"] == pytest.approx(0.5**6)
     saved = next(t for t in tests if t["what"].startswith("friendly-noise saves") and t["test"].startswith("Fisher"))
     assert saved["p_value"] == pytest.approx(fisher_greater(7, 10, 0, 10))

@@ -135,10 +135,15 @@ def comparisons(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
 def _greater(more: Tally, fewer: Tally, what: str) -> list[dict[str, Any]]:
     k1, n1, k2, n2 = (*_targets_hit(more), *_targets_hit(fewer))
     text = f"{what} ({k1} of {n1} against {k2} of {n2})"
-    pairs = [(fmean(more.hits[target]), fmean(fewer.hits[target])) for target in more.hits if target in fewer.hits]
+    both = [target for target in more.hits if target in fewer.hits]
+    hits = [(fmean(more.hits[target]), fmean(fewer.hits[target])) for target in both]
+    chances = [(fmean(more.chances[target]), fmean(fewer.chances[target])) for target in both]
+    raised = sum(a > b for a, b in chances)
+    likelier = f"{what}, by the probability of the adversarial class ({raised} of {len(both)} targets)"
     return [
         {"what": text, "p_value": fisher_greater(k1, n1, k2, n2), "test": "Fisher exact, one-sided"},
-        {"what": text, "p_value": paired_greater(pairs), "test": "paired sign test, one-sided"},
+        {"what": text, "p_value": paired_greater(hits), "test": "paired sign test, one-sided"},
+        {"what": likelier, "p_value": paired_greater(chances), "test": "paired sign test, one-sided"},
     ]
 
 
