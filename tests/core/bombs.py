@@ -1,6 +1,6 @@
 """Small files that stand for huge values, and a child process that reads each of them under a memory limit.
 
-Run as a program with a folder: reads every file in it, prints one JSON line for each: its name, the error and the memory.
+Run as a program with a folder: reads every file in it and prints one JSON line each: name, error, memory.
 """
 
 import io
@@ -116,7 +116,9 @@ def make_bombs(folder: Path) -> None:
         "number.json": b"9" * 10_000_000,
         "header.safetensors": safetensors(b"{}", declared=1 << 62),
         "spaces.safetensors": safetensors(b"{" + b" " * (90 * MIB) + b"}"),
-        "claims.safetensors": safetensors(b'{"x":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]}}'),
+        "claims.safetensors": safetensors(
+            b'{"x":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]}}'
+        ),
         "pickle.npz": npz(("x.npy", npy((1,), pickle.dumps([1]), "|O"))),
     }
     for name, data in bombs.items():
@@ -165,7 +167,9 @@ def defuse(folder: Path) -> None:
             outcome = f"{error.code} {error.message}"
         except BaseException as error:  # noqa: BLE001 - what else comes out is the finding
             outcome = f"{type(error).__name__}: {error}"
-        sys.stdout.write(json.dumps({"name": path.name, "outcome": outcome, "grew": rss() - before, "events": armed}) + "\n")
+        sys.stdout.write(
+            json.dumps({"name": path.name, "outcome": outcome, "grew": rss() - before, "events": armed}) + "\n"
+        )
         sys.stdout.flush()
 
 

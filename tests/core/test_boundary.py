@@ -237,8 +237,8 @@ TABLE = pa.table(
 
 
 @pytest.fixture
-def table(tmp_path):
-    path = tmp_path / "t.parquet"
+def table(fast_path):
+    path = fast_path / "t.parquet"
     pq.write_table(TABLE, path, row_group_size=30)
     return path
 
@@ -353,8 +353,8 @@ def test_every_flipped_byte_of_npz_data_is_found_by_the_zip(tmp_path):
         assert code_of(lambda: read_npz(path)) == "MTH-0200"
 
 
-def test_damaged_npz(tmp_path):
-    path = tmp_path / "a.npz"
+def test_damaged_npz(fast_path):
+    path = fast_path / "a.npz"
     path.write_bytes(npz(images=colours[:2], labels=np.arange(5)))
     damage(read_npz, path, 1500)
 
@@ -413,8 +413,8 @@ def test_tensors_that_are_refused(data, tmp_path):
     assert code_of(lambda: read_safetensors(tmp_path / "m.safetensors")).startswith("MTH-02")
 
 
-def test_damaged_safetensors(tmp_path):
-    path = tmp_path / "m.safetensors"
+def test_damaged_safetensors(fast_path):
+    path = fast_path / "m.safetensors"
     safetensors.numpy.save_file(TENSORS, path)
     damage(read_safetensors, path, 1500)
 

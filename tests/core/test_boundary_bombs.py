@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import bombs
+import pytest
 
 EXPECTED_NUMBER = 31
 
@@ -44,6 +43,6 @@ def test_nothing_in_a_file_is_executed_or_imported(outcomes):
 
 
 @pytest.mark.slow
-def test_most_bombs_are_refused_by_a_cap_and_not_by_exhaustion(outcomes):
-    capped = [item["name"] for item in outcomes if item["outcome"] == "MTH-0202"]
-    assert len(capped) >= 18, outcomes
+def test_bombs_are_refused_by_a_cap_and_not_by_exhaustion(outcomes):
+    assert [item for item in outcomes if "Memory" in item["outcome"]] == []
+    assert sum(item["outcome"].startswith("MTH-0202") for item in outcomes) >= 20

@@ -262,7 +262,9 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
     for name, facts in files.items():
         file = path / name
         if name not in present or file.is_symlink() or not file.is_file():
-            raise BadArtefact("MTH-0708", f"{file} is listed in the manifest and missing", hint="get a fresh copy")
+            raise BadArtefact(
+                "MTH-0708", f"{path}: {name!r} is listed in the manifest and missing", hint="get a fresh copy"
+            )
         try:
             size, found = file.stat().st_size, sha256_of(file)
         except OSError as error:

@@ -1,12 +1,15 @@
 """What a long run says while it runs: an event log for machines and a progress display for people."""
 
 import json
+import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TextIO, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+from mithridate.core.artefacts import disk_errors
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -18,9 +21,14 @@ class EventLog:
         self.path = path
 
     def write(self, event: Mapping[str, object]) -> None:
-        """Append an event with the present time."""
-        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **event})
-        with self.path.open("a", encoding="utf-8") as file:
+        """Append an event with the present time; numbers that are not finite become null.
+
+        Raises:
+            WorkError: MTH-0706 when the disk is full or not writable.
+        """
+        finite = {key: _finite(value) for key, value in event.items()}
+        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **finite})
+        with disk_errors(self.path, len(line)), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
@@ -51,12 +59,36 @@ class NullProgress:
         """Do nothing."""
 
 
-class LineProgress:
-    """Writes a line at the start, every 30 seconds and at the end: for logs and terminals without a cursor."""
+@runtime_checkable
+class Stream(Protocol):
+    """What lines are written to."""
 
-    def __init__(self, stream: TextIO | None = None, *, every: float = _SECONDS_BETWEEN_LINES) -> None:
+    def write(self, text: str, /) -> int:
+        """Take some text."""
+
+    def flush(self) -> None:
+        """Pass it on."""
+
+
+class LineProgress:
+    """Writes a line at the start, every 30 seconds and at the end: for logs and terminals without a cursor.
+
+    Args:
+        stream: Where to write, stderr unless given.
+        every: Seconds between lines.
+        clock: Tells the seconds since some moment.
+    """
+
+    def __init__(
+        self,
+        stream: Stream | None = None,
+        *,
+        every: float = _SECONDS_BETWEEN_LINES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._stream = stream or sys.stderr
         self._every = every
+        self._clock = clock
         self._total = self._done = 0
         self._title = ""
         self._begun = self._last = 0.0
@@ -64,20 +96,36 @@ class LineProgress:
     def start(self, total: int, title: str) -> None:
         """Write the first line."""
         self._total, self._done, self._title = total, 0, title
-        self._begun = self._last = time.monotonic()
+        self._begun = self._last = self._clock()
         self._say(f"{title}: {total} steps")
 
     def advance(self, n: int = 1, text: str = "") -> None:
         """Write a line if the last one is old enough."""
         self._done += n
-        if time.monotonic() - self._last >= self._every:
-            self._last = time.monotonic()
-            self._say(f"{self._title}: {self._done} of {self._total} after {self._last - self._begun:.0f} s ({text})")
+        now = self._clock()
+        if now - self._last >= self._every:
+            self._last = now
+            spent = now - self._begun
+            left = spent / self._done * (self._total - self._done) if self._done else 0.0
+            detail = f" ({text})" if text else ""
+            self._say(
+                f"{self._title}: {self._done} of {self._total} after {spent:.0f} s, about {left:.0f} s left{detail}"
+            )
 
     def close(self) -> None:
         """Write the last line."""
-        self._say(f"{self._title}: {self._done} of {self._total} in {time.monotonic() - self._begun:.0f} s")
+        self._say(f"{self._title}: {self._done} of {self._total} in {self._clock() - self._begun:.0f} s")
 
     def _say(self, text: str) -> None:
-        self._stream.write(text + "\n")
+        # Titles and names come from outside: they stay text on one line.
+        shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+        self._stream.write(shown + "\n")
         self._stream.flush()
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

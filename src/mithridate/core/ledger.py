@@ -53,15 +53,20 @@ class Ledger:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 self._take(file)
+            except BaseException:
+                os.close(file)
+                raise
+            self._file = file
+            try:
                 records, self._end = _scan(self.path.read_bytes(), self.path)
                 os.ftruncate(file, self._end)
                 if self._end == 0:
                     self._write(file, _encode({"schema": SCHEMA}))
                     _sync_folder(self.path.parent)
             except BaseException:
-                os.close(file)
+                self.close()
                 raise
-        self._file, self._names = file, set(records)
+        self._names = set(records)
         return self
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
@@ -186,14 +191,14 @@ def _scan(data: bytes, path: Path) -> tuple[dict[str, Record], int]:
     for number, (line, end) in enumerate(lines, start=1):
         entry = _decode(line)
         if entry is None:
-            if any(_decode(later) for later, _ in lines[number:]):
+            if _holds_a_record(line) or any(_decode(later) for later, _ in lines[number:]):
                 raise _damaged(path, f"line {number} is damaged")
             break
         entries.append(entry)
         whole = end
     if not entries:
         header = _encode({"schema": SCHEMA})
-        if not header.startswith(data) and data.strip(b"\0"):
+        if not header.startswith(data.rstrip(b"\0")):
             raise _damaged(path, f"it does not begin as one, but with {data[:16]!r}")
         return {}, 0
     schema = entries[0].get("schema")
@@ -206,6 +211,16 @@ def _scan(data: bytes, path: Path) -> tuple[dict[str, Record], int]:
             raise _damaged(path, f"line {number} repeats the record {entry.get('name')!r}")
         records[entry["name"]] = entry["record"]
     return records, whole
+
+
+def _holds_a_record(line: bytes) -> bool:
+    """Tell whether a whole record hides in a line that is none: the line break before it was damaged."""
+    place = line.find(_PREFIX, 1)
+    while place > 0:
+        if _decode(line[place:]) is not None:
+            return True
+        place = line.find(_PREFIX, place + 1)
+    return False
 
 
 def _damaged(path: Path, what: str) -> BadArtefact:
