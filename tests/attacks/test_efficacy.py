@@ -20,7 +20,7 @@ from mithridate.numerics.warp import Shift
 
 pytestmark = pytest.mark.slow
 
-TARGETS = 12
+TARGETS = 8
 SHIFT = Shift(law="integer", max_px=1, flip=False, fill="black")
 BREW = WitchesBrew(restarts=2, steps=100, step_size=0.4, step_unit="epsilon")
 
