@@ -44,6 +44,18 @@ def jpeg(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def animation(width: int, height: int) -> bytes:
+    """Return two tiny frames on a canvas that the decoder allocates when it is opened."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    data = bytearray(buffer.getvalue())
+    data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes(data)
+
+
 def webp(kind: bytes, body: bytes) -> bytes:
     chunk = kind + struct.pack("<I", len(body)) + body
     return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
@@ -99,6 +111,7 @@ def make_bombs(folder: Path) -> None:
         "profile.png": png(1, 1, b"\0\0", extra=png_chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(100 * MIB), 9))),
         "huge.jpeg": jpeg(65_500, 65_500),
         "canvas.webp": webp(b"VP8X", b"\x02\0\0\0" + b"\xff\xff\xff" * 2),
+        "animation.webp": animation(16_383, 16_383),
         "lossless.webp": webp(b"VP8L", b"\x2f" + struct.pack("<I", 0x3FFF | 0x3FFF << 14) + bytes(20)),
         "lossy.webp": webp(b"VP8 ", b"\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 0x3FFF, 0x3FFF) + bytes(20)),
         "zeros.parquet": parquet(pa.table({"x": np.zeros(gib // 32)}), compression="zstd", use_dictionary=False),

@@ -112,6 +112,9 @@ def test_every_truncation_leaves_a_prefix_and_continues(written):
         assert is_prefix(found, RECORDS)
         with Ledger(path).open() as ledger:
             assert ledger.records() == found
+            opened = path.read_bytes()
+            assert data.startswith(opened), "the torn tail is cut before anything is written"
+            assert opened.endswith(b"\n")
             for name, record in RECORDS.items():
                 if name not in found:
                     ledger.append(name, record)
