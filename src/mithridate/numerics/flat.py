@@ -62,4 +62,3 @@ def _shaped(flat: Tensor, shape: torch.Size, channels_last: bool) -> Tensor:
         return flat.view(shape)
     out, channels, height, width = shape
     return flat.view(out, height, width, channels).permute(0, 3, 1, 2)
-
