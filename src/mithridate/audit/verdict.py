@@ -37,7 +37,7 @@ def verdict(grid: Grid, comparisons: list[dict[str, Any]], gate: str | None, bud
             "so nothing can be said about defenses; use more targets, a larger budget or a larger epsilon"
             for attack in failed
         ]
-        return _document(Status.INCONCLUSIVE, "Inconclusive: the attack did not work. " + sentence, reasons, gate)
+        return _document(Status.INCONCLUSIVE, "The attack did not beat its controls. " + sentence, reasons, gate)
     reasons = [f"{name(attack)} did not beat both controls and is left out of the verdict" for attack in failed]
     if gate is None:
         return _document(Status.PASS, sentence, reasons, gate)

@@ -1,6 +1,6 @@
 """Friendly Noise: training on prediction-preserving noise and random noise defuses clean-label poisons.
 
-Paper    Yang, Liu, Mirzasoleiman, Friendly Noise against Adversarial Noise (NeurIPS 2022), arXiv 2208.10224.
+Paper    Liu, Yang, Mirzasoleiman, Friendly Noise against Adversarial Noise (NeurIPS 2022), arXiv 2208.10224.
 """
 
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ class FriendlyNoise(AbstractPaper):
 
     name: ClassVar[str] = "friendly-noise"
     title: ClassVar[str] = "Friendly Noise against adversarial noise"
-    citation: ClassVar[str] = "T. Y. Yang, T. Liu, B. Mirzasoleiman. NeurIPS 2022. arXiv 2208.10224"
+    citation: ClassVar[str] = "T. Y. Liu, Y. Yang, B. Mirzasoleiman. NeurIPS 2022. arXiv 2208.10224"
     claim: ClassVar[str] = (
         "Adding to every training image the largest noise that leaves a network's prediction alone, together with "
         "fresh random noise, makes gradient-matched poisons fail at a small cost in clean accuracy."
