@@ -147,3 +147,9 @@ def test_crafted_packs_verify_and_training_on_one_reports_its_target(tmp_path: P
     assert document["clean_accuracy"] > 0.8
     again = run_training(config(), tmp_path / "train", pack=pack)
     assert again["clean_accuracy"] == document["clean_accuracy"]
+
+
+def test_a_diverged_network_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="diverged in epoch 1") as caught:
+        run_audit(config(recipe_options={"epochs": 3, "lr": 900.0}), tmp_path)
+    assert "recipe_options.lr" in caught.value.hint

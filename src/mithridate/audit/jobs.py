@@ -20,6 +20,7 @@ from mithridate.models.weights import load_weights, save_weights
 from mithridate.training.contracts import augmentation
 from mithridate.training.loop import begin, steps
 from mithridate.training.plan import Plan
+from mithridate.training.run import finite_loss
 
 Result = Mapping[str, Any]
 
@@ -119,7 +120,7 @@ def _trained(
     losses: list[float] = []
     traces: dict[str, list[float]] = {name: [] for name in probes}
     for event in steps(plan, seed, run):
-        losses.append(round(float(event.loss), 6))
+        losses.append(round(finite_loss(event), 6))
         tell({"done": event.epoch / plan.epochs})
         for name, probe in probes.items():
             traces[name].append(round(alignment(run.net.module, probe), 6))

@@ -19,6 +19,7 @@ from mithridate.models.weights import save_weights
 from mithridate.training import checkpoint
 from mithridate.training.contracts import Options, contract
 from mithridate.training.loop import begin, steps
+from mithridate.training.run import finite_loss
 
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
@@ -57,7 +58,7 @@ def run_training(
         if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS or event.epoch == plan.epochs:
             checkpoint.save(event.run, plan, seed, kept)
             saved = time.monotonic()
-        loss = round(float(event.loss), 6)
+        loss = round(finite_loss(event), 6)
         progress.advance(1, f"loss {loss:.4f}")
     progress.close()
     net = run.net.module.eval()

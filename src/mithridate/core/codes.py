@@ -472,6 +472,11 @@ CODES: dict[str, Explanation] = {
         "The checkpoint was written with another seed, data set, model or recipe than the plan has that continues it.",
         "Continue it with the configuration that wrote it, or begin in a new folder.",
     ),
+    "MTH-0510": Explanation(
+        "training diverged",
+        "The mean loss of an epoch is not a finite number, so the network says nothing about poisons.",
+        "Lower recipe_options.lr, or choose a recipe with a smaller step size; networks without norms need one.",
+    ),
     # 06xx attacks and defenses
     "MTH-0601": Explanation(
         "wrong number of surrogates",
