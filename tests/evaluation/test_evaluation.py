@@ -65,6 +65,15 @@ def test_alignment_is_one_for_equal_batches_and_minus_one_for_opposed_ones() -> 
     assert net.weight.grad is None
 
 
+def test_poisons_that_are_fitted_exactly_pull_nowhere() -> None:
+    net = Mean()
+    with torch.no_grad():
+        net.weight.mul_(1e6)
+    x = torch.ones(2, 1, 8, 8)
+    ones, zeros = torch.ones(2, dtype=torch.long), torch.zeros(2, dtype=torch.long)
+    assert alignment(net, Probe(poisons=x, poison_labels=ones, targets=x, adversarial_labels=zeros)) == 0.0
+
+
 def test_the_probe_holds_the_poisoned_pixels() -> None:
     train, test = examples([0, 10, 20], [1, 1, 0]), examples([255], [1])
     poisoned = train.overlay(torch.tensor([0]), torch.full((1, 1, 8, 8), 51, dtype=torch.uint8))

@@ -101,7 +101,7 @@ class WitchesBrew(AbstractAttack):
             raise Misuse(
                 "MTH-0604",
                 f"scenario {scenario.name!r}: the gradients of the poisons are not finite or zero (B = {loss})",
-                hint="check that the surrogates return finite logits, and lower step_size",
+                hint="surrogates that fit the poisons to a loss of exactly 0 have none: train them for fewer epochs",
             )
         record = self._record(problem, state) | {"seconds": round(time.monotonic() - begun, 3)}
         return make_pack(

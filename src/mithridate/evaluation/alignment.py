@@ -7,6 +7,7 @@ it larger than unmodified images or random noise do: it is the condition under w
 makes the adversarial loss fall. Paper: Geiping et al. (ICLR 2021), proposition 1.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,10 @@ def alignment_probe(train: Examples, test: Examples, scenario: Scenario) -> Prob
 
 
 def alignment(net: nn.Module, probe: Probe) -> float:
-    """Return the cosine for the network as it is, taken in evaluation mode; the network is left as it was."""
+    """Return the cosine for the network as it is, taken in evaluation mode; the network is left as it was.
+
+    Poisons that the network fits exactly have no gradient and pull nowhere: the alignment is then 0.
+    """
     ours, theirs = (probe.poisons, probe.poison_labels), (probe.targets, probe.adversarial_labels)
-    return gradient_cosine(net, ours, theirs)
+    cosine = gradient_cosine(net, ours, theirs)
+    return cosine if math.isfinite(cosine) else 0.0
