@@ -9,15 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mithridate.audit.config import AuditConfig
 from mithridate.audit.run import run_audit, run_crafting
 from mithridate.audit.single import run_training
 from mithridate.core.errors import Misuse, WorkError
 from mithridate.core.ledger import Ledger
-from mithridate.data.packs import verify_pack
+from mithridate.data.packs import PoisonPack, verify_pack
 from mithridate.data.sources import load
 from mithridate.report.schema import validate
+from mithridate.training.contracts import Options, contract
+from mithridate.training.loop import train
 
 SMALL = {
     "data": {"source": "digits"},
@@ -85,13 +88,14 @@ def test_a_defense_beside_it_changes_no_undefended_number(reference: Path, tmp_p
 
 
 def test_poisons_of_no_size_leave_victims_bit_equal_to_clean_ones(tmp_path: Path) -> None:
-    noise = config(attacks=[], epsilon=1 / 510)
-    run_audit(noise, tmp_path / "run")
-    records = numbers(tmp_path / "run")
-    clean = [name for name in records if name.startswith("victim/noise/")]
-    assert len(clean) == 2
-    pack = tmp_path / "run" / "packs" / "noise" / "0"
-    assert next(c for c in verify_pack(pack, load("digits")) if "epsilon" in c.name).passed
+    folder = tmp_path / "run"
+    run_crafting(config(attacks=[], epsilon=1 / 510), folder)
+    pack = PoisonPack.load(folder / "packs" / "noise" / "0")
+    plan = contract("digits-mlp40", load("digits"), "mlp", Options(epochs=2))
+    clean, poisoned = train(plan, 5).state_dict(), train(plan.poisoned(pack), 5).state_dict()
+    assert all(torch.equal(value, poisoned[name]) for name, value in clean.items())
+    other = train(plan, 6).state_dict()
+    assert any(not torch.equal(value, other[name]) for name, value in clean.items())
 
 
 @pytest.mark.slow
