@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mithridate.audit.config import AuditConfig, Override, demo, json_schema, load_config, resolve, to_yaml
-from mithridate.audit.names import ATTACKS, SOURCES, instantiate
+from mithridate.audit.names import ATTACKS
 from mithridate.core.errors import BadArtefact, Misuse
+from mithridate.core.methods import instantiate
+from mithridate.data.names import SOURCES
 from mithridate.training.contracts_index import CONTRACT_NAMES
 
 HARD_WORDS = ["1e5", "0x1f", "0o7", "null", "~", "yes", "1_0", ".inf", "+1", " ", "- a", "a: b", "#", "\u2028", "\x85"]

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from mithridate.audit.config import AuditConfig, load_config
-from mithridate.audit.names import SOURCES, scenario_lists
+from mithridate.audit.names import scenario_lists
 from mithridate.cli.init import EXAMPLES
 from mithridate.core.codes import CODES
 from mithridate.core.events import EventLog
 from mithridate.core.ledger import Ledger
+from mithridate.data.names import SOURCES
 from mithridate.training.contracts_index import CONTRACT_NAMES
 
 HOSTILE = "[red]x[/red] \x1b[31m \u202e <script> \n =1+1 \udc80 [/]"

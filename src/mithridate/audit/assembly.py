@@ -15,8 +15,9 @@ from pathlib import Path
 
 from mithridate.attacks._base import AbstractAttack
 from mithridate.audit.config import AuditConfig, Method, RecipeOptions
-from mithridate.audit.names import ATTACKS, DEFENSES, instantiate
+from mithridate.audit.names import ATTACKS, DEFENSES
 from mithridate.core.errors import Misuse
+from mithridate.core.methods import instantiate
 from mithridate.core.pool import Job
 from mithridate.data.scenarios import Scenario, scenarios
 from mithridate.data.sources import DataSet, load

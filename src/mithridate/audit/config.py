@@ -23,23 +23,23 @@ from pydantic import (
     model_validator,
 )
 
-from mithridate.audit._problems import Source, as_misuse, read_source
 from mithridate.audit.names import (
     ATTACK_CONTROLS,
     ATTACKS,
     DEFENSE_CONTROLS,
     DEFENSES,
-    check_method,
     check_recipe,
     check_scenarios,
-    check_source,
     scenario_count,
 )
 from mithridate.core.boundary import read_yaml
 from mithridate.core.errors import BadArtefact
+from mithridate.core.methods import check_method
+from mithridate.core.problems import Source, as_misuse, read_source
 from mithridate.core.registry import Registry
 from mithridate.core.units import Pixels, format_epsilon, parse_epsilon, parse_rate
 from mithridate.core.verdicts import Gate
+from mithridate.data.names import check_source
 from mithridate.models.names import check_name
 
 DEFAULTS: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
@@ -318,7 +318,13 @@ def resolve(
         Misuse: MTH-0120 for a missing file, MTH-0121 with every problem and its line or flag.
         BadArtefact: The file is not the YAML that is read here.
     """
-    source = read_source(path) if path is not None else Source(name="", values={} if base is None else _dump(base))
+    source = (
+        read_source(
+            path, advice="`mithridate init` writes an annotated audit.yaml; `mithridate audit --demo` needs none"
+        )
+        if path is not None
+        else Source(name="", values={} if base is None else _dump(base))
+    )
     values = source.values
     flags = {override.path: override.option for override in overrides}
     for override in overrides:

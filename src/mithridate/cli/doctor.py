@@ -105,7 +105,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _data() -> Iterator[Finding]:
-    from mithridate.audit.names import SOURCES
+    from mithridate.data.names import SOURCES
 
     root = os.environ.get("MITHRIDATE_DATA")
     yield Finding(

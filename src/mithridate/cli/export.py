@@ -78,7 +78,7 @@ def _known(name: str, allowed: tuple[str, ...]) -> None:
 
 
 def _load(data: str, per_class: int | None) -> "DataSet":
-    from mithridate.audit.names import check_source
+    from mithridate.data.names import check_source
 
     check_source(data)
     from mithridate.data.sources import load

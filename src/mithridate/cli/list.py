@@ -84,7 +84,7 @@ def _recipes() -> Iterator[Row]:
 
 
 def _datasets() -> Iterator[Row]:
-    from mithridate.audit.names import SOURCES
+    from mithridate.data.names import SOURCES
 
     yield from (Row(name, what, "") for name, what in SOURCES.items())
     yield Row("DIR", "A folder: {train,test}/CLASS/IMAGE, CLASS/IMAGE, or {train,test}.parquet", "your own")

@@ -38,7 +38,7 @@ def verify(
     Without --data, what needs the clean images is not checked and is listed as such. Exit code: 0 no claim is false,
     1 a claim is false or a file was altered, 2 there is no pack.
     """
-    from mithridate.audit.names import check_source
+    from mithridate.data.names import check_source
 
     check_pack_folder(pack)
     if data is None and (per_class is not None or size is not None):

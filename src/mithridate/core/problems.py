@@ -47,8 +47,12 @@ class Source:
     lines: Mapping[Path_, int] = field(default_factory=dict)
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path, *, advice: str = "`mithridate init` writes an example") -> Source:
     """Read a YAML file through the decode boundary.
+
+    Args:
+        path: The file.
+        advice: What to do when there is no such file, or no mapping in it.
 
     Raises:
         Misuse: MTH-0120, there is no such file.
@@ -59,7 +63,7 @@ def read_source(path: Path) -> Source:
         raise Misuse(
             "MTH-0120",
             f"configuration {str(path)!r} {what}",
-            hint="`mithridate init` writes an annotated audit.yaml; `mithridate audit --demo` needs none",
+            hint=advice,
         )
     size = path.stat().st_size
     if size > MAX_CONFIG_BYTES:
@@ -81,7 +85,7 @@ def read_source(path: Path) -> Source:
         raise Misuse(
             "MTH-0121",
             f"{str(path)!r}: a configuration is a mapping of keys to values, got {type(values).__name__}",
-            hint="`mithridate init` writes an example",
+            hint=advice,
         )
     return Source(name=str(path), values=values, lines=dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader), ())))
 
@@ -108,7 +112,12 @@ class _Problem:
 
 
 def as_misuse(
-    error: ValidationError, model: type[BaseModel], source: Source, flags: Mapping[tuple[str, ...], str]
+    error: ValidationError,
+    model: type[BaseModel],
+    source: Source,
+    flags: Mapping[tuple[str, ...], str],
+    *,
+    advice: str = "`mithridate init` writes an example with every key explained",
 ) -> Misuse:
     """Re-word the validator's findings; a single one keeps the code of the check that made it."""
     seen: dict[tuple[str, str], _Problem] = {}
@@ -124,7 +133,7 @@ def as_misuse(
     return Misuse(
         "MTH-0121",
         "\n".join([f"{len(problems)} problems in {name}:", *lines]),
-        hint="`mithridate init` writes an example with every key explained",
+        hint=advice,
     )
 
 

@@ -1,0 +1,41 @@
+"""Methods by name with options of their own: the checks of a name, and building one from plain values."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import TypeVar
+
+from mithridate.core.errors import Misuse
+from mithridate.core.registry import Registry, closest, unknown_name
+
+T = TypeVar("T")
+
+
+def check_method(registry: Registry, name: str, controls: tuple[str, ...] = ()) -> None:
+    """Check the name of an attack or a defense; controls that have no module are legal too.
+
+    Raises:
+        Misuse: MTH-0101 for an unknown name.
+    """
+    allowed = {*controls, *registry.names()}
+    if name not in allowed:
+        raise unknown_name(registry.kind, name, allowed)
+
+
+def instantiate(method: Callable[..., T], name: str, options: Mapping[str, object]) -> T:
+    """Build a method from the options of a configuration.
+
+    Args:
+        method: A frozen dataclass; lists become tuples.
+        name: What the user called it, for messages.
+        options: Field values by name.
+
+    Raises:
+        Misuse: MTH-0123 for an option that the method does not have; MTH-0110 for a value out of its range.
+    """
+    known = tuple(field.name for field in fields(method) if field.init) if is_dataclass(method) else ()
+    for option in options:
+        if option not in known:
+            match = closest(option, known)
+            hint = f"did you mean {match!r}?" if match else f"options: {', '.join(known) or 'none'}"
+            raise Misuse("MTH-0123", f"{name} has no option {option!r}", hint=hint)
+    return method(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
