@@ -1,0 +1,1 @@
+"""Protocols: node programs over a transport. Nothing is imported here."""
