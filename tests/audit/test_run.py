@@ -87,6 +87,25 @@ def test_a_defense_beside_it_changes_no_undefended_number(reference: Path, tmp_p
     assert any("/friendly-noise/" in name for name in found)
 
 
+def test_a_defense_tells_of_its_work_and_its_figures_are_reported(tmp_path: Path) -> None:
+    """Over two processes, as an audit runs by default: progress in the events, figures in ledger and report."""
+    noise = {"name": "friendly-noise", "options": {"begin_epoch": 1, "steps": 2}}
+    finished = run_audit(config(attacks=[], defenses=[noise], jobs=2), tmp_path / "run")
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    told = {event["job"] for event in events if event["event"] == "progress"}
+    victims = {name for name in numbers(tmp_path / "run") if "/friendly-noise/" in name}
+    assert victims and told == victims
+    by = {(cell["attack"], cell["defense"]): cell for cell in finished.document["cells"]}
+    for attack in ("none", "noise"):
+        figures = {figure["name"]: figure for figure in by[attack, "friendly-noise"]["diagnostics"]}
+        assert set(figures) >= {"share_at_bound", "agreement"}
+        assert {figure["victims"] for figure in figures.values()} == {2}
+        assert by[attack, "none"]["diagnostics"] == []
+    assert "share at bound" in (tmp_path / "run" / "report.html").read_text()
+    alone = run_training(config(defenses=[noise]), tmp_path / "alone")
+    assert set(alone["diagnostics"]["figures"]) == set(figures)
+
+
 def test_poisons_of_no_size_leave_victims_bit_equal_to_clean_ones(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run_crafting(config(attacks=[], epsilon=1 / 510), folder)

@@ -59,6 +59,21 @@ def test_cells_count_targets_victims_and_trials() -> None:
     assert ("noise", "friendly-noise") not in by
 
 
+def test_diagnostics_are_averaged_over_the_victims_that_have_them_and_warnings_listed_once() -> None:
+    found = records(7, 0, 1, n=3)
+    for k, (figures, warnings) in enumerate([({"a": 1.0, "b": 5.0}, ["odd"]), ({"a": 2.0}, ["odd", "small"])]):
+        name = f"victim/witches-brew/friendly-noise/s{k}/0"
+        found[name] = {**found[name], "diagnostics": {"figures": figures, "warnings": warnings}}
+    by = {(c["attack"], c["defense"]): c for c in cells(tallies(found, ATTACKS, DEFENSES), "list")}
+    defended = by["witches-brew", "friendly-noise"]
+    assert defended["diagnostics"] == [
+        {"name": "a", "mean": 1.5, "low": 1.0, "high": 2.0, "victims": 2},
+        {"name": "b", "mean": 5.0, "low": 5.0, "high": 5.0, "victims": 1},
+    ]
+    assert defended["warnings"] == ["odd", "small"]
+    assert (by["none", "none"]["diagnostics"], by["none", "none"]["warnings"]) == ([], [])
+
+
 def test_two_clean_victims_of_one_target_are_not_two_targets() -> None:
     by = {(c["attack"], c["defense"]): c for c in cells(tallies(records(7, 0), ATTACKS, DEFENSES), "list")}
     assert by["none", "none"]["interval"][1] >= wilson(0, 10).high - 1e-12

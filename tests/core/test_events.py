@@ -13,7 +13,7 @@ import pytest
 
 import mithridate.core
 from mithridate.core.environment import environment, versions
-from mithridate.core.events import EventLog, LineProgress, NullProgress, Progress
+from mithridate.core.events import EventLog, JobNews, LineProgress, NullProgress, Progress
 
 
 def test_events_are_json_lines_with_a_time(tmp_path):
@@ -41,6 +41,27 @@ def test_lines_come_at_the_start_then_by_the_clock_then_at_the_end():
         "audit: 4 of 4 after 61 s, about 0 s left (cell 61)",
         "audit: 4 of 4 in 61 s",
     ]
+
+
+def test_words_of_jobs_are_shown_at_once_and_logged_when_something_begins_and_now_and_then(tmp_path):
+    now = [0.0]
+    stream = io.StringIO()
+    lines = LineProgress(stream, every=0, clock=lambda: now[0])
+    lines.start(2, "audit")
+    news = JobNews(EventLog(tmp_path / "events.jsonl"), lines, every=30, clock=lambda: now[0])
+    begun = {"what": "friendly noise", "done": 0.25, "at": "a job cannot set the time of an event"}
+    words = [(0, {"done": 0.1}), (1, begun), (2, {**begun, "done": 0.5}), (32, {**begun, "done": 1}), (33, {})]
+    for now[0], word in words:
+        news("victim/0", word)
+    assert stream.getvalue().splitlines()[1:3] == [
+        "audit: 0 of 2 after 0 s (victim/0, 10%)",
+        "audit: 0 of 2 after 1 s (victim/0, friendly noise 25%)",
+    ]
+    assert len(stream.getvalue().splitlines()) == 1 + len(words)
+    logged = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["word"].get("done") for event in logged] == [0.25, 1, None]
+    assert {(event["event"], event["job"]) for event in logged} == {("progress", "victim/0")}
+    assert all(datetime.fromisoformat(event["at"]) for event in logged)
 
 
 def test_hostile_text_stays_on_its_line():

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
 from mithridate.core.errors import Misuse, WorkError
-from mithridate.core.pool import Done, Job, Told, run_jobs
+from mithridate.core.pool import Done, Job, run_jobs
 
 
 def nothing() -> None:
@@ -38,15 +40,28 @@ def test_a_need_that_nothing_produces_is_an_error_not_a_hang() -> None:
         list(run_jobs([Job("a", ("ghost",)), Job("b")], lambda name, tell: {}, workers=2, setup=nothing))
 
 
-def test_words_of_progress_come_before_the_result() -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_words_of_progress_are_heard_while_the_job_runs(workers: int, tmp_path: Path) -> None:
+    """Each job waits until its first word has been heard, so a word that is held back until the end is an error."""
+    got: list[object] = []
+
+    def heard(name, word):
+        got.append((name, word))
+        (tmp_path / name).touch()
+
     def execute(name, tell):
         tell({"step": 1})
-        tell({"step": 2})
+        give_up = time.monotonic() + 20
+        while not (tmp_path / name).exists() and time.monotonic() < give_up:
+            time.sleep(0.002)
+        tell({"step": 2, "in time": (tmp_path / name).exists()})
         return {}
 
-    got = list(run_jobs([Job("a"), Job("b")], execute, workers=2, setup=nothing))
-    mine = [r for r in got if r.name == "a"]
-    assert mine == [Told("a", {"step": 1}), Told("a", {"step": 2}), Done("a", {})]
+    for done in run_jobs([Job("a"), Job("b")], execute, workers=workers, setup=nothing, heard=heard):
+        got.append(done)
+    for name in ("a", "b"):
+        mine = [r for r in got if r == Done(name, {}) or (isinstance(r, tuple) and r[0] == name)]
+        assert mine == [(name, {"step": 1}), (name, {"step": 2, "in time": True}), Done(name, {})]
 
 
 def test_a_coded_error_crosses_the_process_boundary_whole() -> None:

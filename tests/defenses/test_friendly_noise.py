@@ -15,13 +15,13 @@ from mithridate.core.units import Pixels
 from mithridate.data.examples import Examples
 from mithridate.data.sources import load as load_data
 from mithridate.data.stores import ResidentStore
+from mithridate.defenses._base import Diagnostics
 from mithridate.defenses.friendly_noise import (
     METHOD,
     FriendlyNoise,
     FriendlyView,
     RandomNoise,
     dequantise,
-    diagnose,
     generate,
     quantise,
 )
@@ -275,22 +275,42 @@ def test_the_diagnosis_is_what_the_noise_does() -> None:
     noise = dequantise(state["noise"], config.zeta).view(-1, 3, 8, 8)
     x = data.images.gather(torch.arange(40)).float() / 255
     clean, noisy = functional.log_softmax(probe(x), 1), functional.log_softmax(probe((x + noise).clamp(0, 1)), 1)
-    found = diagnose({"view/friendly-noise": state})
-    assert found is not None
-    assert found.mean_abs == pytest.approx(float(noise.abs().mean()), rel=1e-5)
-    assert found.mean_abs_start == pytest.approx(8 / 255 / 2, rel=0.05)
-    assert found.share_at_bound == pytest.approx(float((noise.abs() >= config.zeta * 0.9999).float().mean()), abs=1e-6)
-    assert 0.5 < found.share_at_bound <= 1
-    assert found.divergence == pytest.approx(float((clean.exp() * (clean - noisy)).sum(1).mean()), abs=1e-6)
-    assert found.agreement == pytest.approx(float((clean.argmax(1) == noisy.argmax(1)).float().mean()))
-    assert found.warning == ""
-    assert diagnose({"draw": {}}) is None
+    found = config.diagnostics({"view/friendly-noise": state})
+    at_bound = float((noise.abs() >= config.zeta * 0.9999).float().mean())
+    assert found.figures == {
+        "mean_abs": pytest.approx(float(noise.abs().mean()), rel=1e-5),
+        "mean_abs_start": pytest.approx(8 / 255 / 2, rel=0.05),
+        "share_at_bound": pytest.approx(at_bound, abs=1e-6),
+        "divergence": pytest.approx(float((clean.exp() * (clean - noisy)).sum(1).mean()), abs=1e-6),
+        "agreement": pytest.approx(float((clean.argmax(1) == noisy.argmax(1)).float().mean())),
+    }
+    assert 0.5 < at_bound <= 1
+    assert found.warnings == ()
+    assert config.diagnostics({"draw": {}}) == Diagnostics()
+
+
+def test_a_figure_that_is_no_number_becomes_a_warning() -> None:
+    found = Diagnostics(figures={"a": 1.0, "b": math.nan, "c": math.inf}, warnings=("odd",))
+    assert found.to_record() == {"figures": {"a": 1.0}, "warnings": ["odd", "b is nan", "c is inf"]}
+
+
+def test_the_generation_tells_how_far_it_is() -> None:
+    words: list[dict[str, object]] = []
+    data = examples(20)
+    plan = FriendlyNoise(begin_epoch=1, steps=1, batch=8).defend(plan_of(data, "mlp-w8"), seed=0, tell=words.append)
+    quiet = FriendlyNoise(begin_epoch=1, steps=1, batch=8).defend(plan_of(data, "mlp-w8"), seed=0)
+    assert repr(plan.phases) == repr(quiet.phases), "who listens is no part of a checkpoint's identity"
+    assert plan.phases == quiet.phases
+    assert words == []
+    trained(plan)
+    assert words == [{"what": "friendly noise", "done": done} for done in (0.0, 0.4, 0.8, 1.0)]
 
 
 def test_weak_noise_is_warned_about() -> None:
     data = examples(20, size=32)
     state = generate(FriendlyNoise.reference(), context_of(data, constant))
-    assert "hardly grew" in state["warning"] and "penalty_weight" in state["warning"]
+    (warning,) = FriendlyNoise.reference().diagnostics({"view/friendly-noise": state}).warnings
+    assert "hardly grew" in warning and "penalty_weight" in warning
     assert generate(FriendlyNoise(lr=1e4), context_of(data, constant))["warning"] == ""
 
 
@@ -483,7 +503,7 @@ def test_resume_is_exact_before_and_after_generation(kill: int, tmp_path: Path) 
     for _event in steps(plan, 3, again):
         pass
     assert same(weights_of(again.net.module), trained(plan, 3))
-    assert diagnose(again.states) is not None
+    assert FriendlyNoise().diagnostics(again.states).figures
 
 
 def test_generation_sees_the_network_of_its_epoch() -> None:
@@ -520,8 +540,8 @@ def test_bf16_generation_is_float32_outside_the_network() -> None:
     run = begin(plan, 0)
     for _event in steps(plan, 0, run):
         pass
-    found = diagnose(run.states)
-    assert found is not None and math.isfinite(found.divergence) and found.mean_abs > 0
+    found = FriendlyNoise().diagnostics(run.states).figures
+    assert math.isfinite(found["divergence"]) and found["mean_abs"] > 0
 
 
 def test_noise_is_added_in_training_only() -> None:

@@ -77,7 +77,15 @@ def cell(attack: str, defense: str, successes: int, trials: int, **changes: obje
         "clean_accuracy_interval": [accuracy - 0.0049, accuracy + 0.0046],
         "victims": 2,
         "seconds": 412.7 + trials,
+        "diagnostics": [],
+        "warnings": [],
     }
+    if defense == "friendly-noise":
+        base["diagnostics"] = [
+            {"name": "share_at_bound", "mean": 0.6213, "low": 0.5871, "high": 0.6555, "victims": 2},
+            {"name": "agreement", "mean": 0.9417, "low": 0.9417, "high": 0.9417, "victims": 1},
+        ]
+        base["warnings"] = ["friendly noise hardly grew: raise penalty_weight"] if attack == "noise" else []
     return base | changes
 
 

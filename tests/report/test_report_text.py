@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from documents import audit_document, cell, large_document, paper_document
-from page import Page
+from page import Page, spaced
 from rich.console import Console
 
 from mithridate.core.errors import BadArtefact
@@ -95,6 +95,29 @@ def test_all_renderers_agree_on_every_number() -> None:
     assert rows_of_markdown(document) == expected
     assert rows_of_terminal(document) == expected
     assert rows_of_csv(document) == expected
+
+
+def test_what_defenses_say_of_their_own_work_is_shown() -> None:
+    page, terminal_, markdown = (
+        Page(render_html(audit_document())),
+        terminal(audit_document()),
+        render_markdown(audit_document()),
+    )
+    for text in (page.text(), " ".join(terminal_.split())):
+        assert "friendly-noise against noise: friendly noise hardly grew: raise penalty_weight" in text
+    assert "- warning of friendly-noise against noise: friendly noise hardly grew: raise penalty\\_weight" in markdown
+    assert "friendly-noise against witches-brew: share at bound 0.6213, agreement 0.9417" in terminal_
+    assert "| friendly-noise | witches-brew | share at bound | 0.6213 | 0.5871–0.6555 |" in markdown
+    table = next(table for table in page.all("table") if "dense" in (table.attributes.get("class") or ""))
+    for words in ("share at bound", "0.6213", "0.5871–0.6555", "friendly-noise against witches-brew"):
+        assert words in spaced(table.text)
+    assert "penalty_weight" not in table.text
+
+
+def test_without_diagnostics_nothing_is_said_of_them() -> None:
+    silent = audit_document(cells=[cell("none", "none", 0, 20)])
+    for text in (Page(render_html(silent)).text(), terminal(silent), render_markdown(silent)):
+        assert "own work" not in text and "Figure" not in text and "share at bound" not in text
 
 
 @pytest.mark.parametrize("status", STATUSES)

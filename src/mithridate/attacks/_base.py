@@ -1,13 +1,14 @@
 """What an attack is: an arrow from what the attacker has and wants to a poison pack."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from mithridate.core.params import Checked
+from mithridate.core.pool import Tell, silent
 from mithridate.data.packs import PoisonPack
 from mithridate.data.scenarios import Scenario
 from mithridate.data.sources import DataSet
@@ -27,10 +28,6 @@ class Shelf(Protocol):
         ...
 
 
-def _silent(_: Mapping[str, float]) -> None:
-    """Progress that nobody follows."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttackKit:
     """What the attacker has.
@@ -46,7 +43,7 @@ class AttackKit:
     data: DataSet
     surrogates: tuple[nn.Module, ...] = ()
     augment: Augmentation | None = None
-    progress: Callable[[Mapping[str, float]], None] = _silent
+    progress: Tell = silent
     shelf: Shelf | None = None
 
 

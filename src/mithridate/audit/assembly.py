@@ -12,16 +12,18 @@ processes and over any number of restarts, and give the same numbers.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from mithridate.aggregation._base import State
 from mithridate.attacks._base import AbstractAttack
 from mithridate.audit.config import AuditConfig, Method, RecipeOptions
 from mithridate.audit.names import ATTACKS, DEFENSES
 from mithridate.core.errors import Misuse
 from mithridate.core.methods import instantiate
-from mithridate.core.pool import Job
+from mithridate.core.pool import Job, Tell, silent
 from mithridate.data.scenarios import Scenario, scenarios
 from mithridate.data.sources import DataSet, load
-from mithridate.defenses._base import AbstractDefense
+from mithridate.defenses._base import AbstractDefense, Diagnostics
 from mithridate.training.contracts import Options, contract
 from mithridate.training.plan import Plan
 
@@ -164,7 +166,12 @@ def pack_path(folder: Path, label: str, scenario: Scenario) -> Path:
     return folder / "packs" / label / job_key(scenario)
 
 
-def defended(assembly: Assembly, label: str, plan: Plan, seed: int) -> Plan:
-    """Return the plan under the defense of a label."""
-    chosen = assembly.defenses[label]
-    return replace(plan) if chosen is None else chosen.defend(plan, seed=seed)
+def defended(chosen: AbstractDefense | None, plan: Plan, *, seed: int, tell: Tell = silent) -> Plan:
+    """Return the plan under a defense."""
+    return replace(plan) if chosen is None else chosen.defend(plan, seed=seed, tell=tell)
+
+
+def diagnosed(chosen: AbstractDefense | None, states: Mapping[str, State]) -> dict[str, Any]:
+    """Return what a defense says of a finished run under `diagnostics`; nothing at all if it says nothing."""
+    found = Diagnostics() if chosen is None else chosen.diagnostics(states)
+    return {} if found == Diagnostics() else {"diagnostics": found.to_record()}

@@ -9,7 +9,7 @@ from torch import nn
 
 from mithridate.attacks._base import AttackKit
 from mithridate.attacks._shelf import FileShelf
-from mithridate.audit.assembly import Assembly, defended, job_key, pack_path
+from mithridate.audit.assembly import Assembly, defended, diagnosed, job_key, pack_path
 from mithridate.core.pool import Tell
 from mithridate.core.seeds import address
 from mithridate.data.packs import PoisonPack
@@ -20,7 +20,7 @@ from mithridate.models.weights import load_weights, save_weights
 from mithridate.training.contracts import augmentation
 from mithridate.training.loop import begin, steps
 from mithridate.training.plan import Plan
-from mithridate.training.run import finite_loss
+from mithridate.training.run import Run, finite_loss
 
 Result = Mapping[str, Any]
 
@@ -50,7 +50,8 @@ class Worker:
 
     def _surrogate(self, number: int, tell: Tell) -> Result:
         plan, seed = self.assembly.surrogates[number], address(self.assembly.config.seed, "surrogate", number)
-        net, losses, _ = _trained(plan, seed, {}, tell)
+        run, losses, _ = _trained(plan, seed, {}, tell)
+        net = run.net.module
         save_weights(net, self.assembly.folder / "cells" / f"surrogate-{number}.safetensors")
         outcome = judge(net, self.assembly.data.test, ())
         return {"correct": outcome.correct, "tested": outcome.tested, "losses": losses}
@@ -97,10 +98,12 @@ class Worker:
         probes = {}
         if assembly.config.alignment and number == 0:
             probes = {s.name: alignment_probe(plan.data, assembly.data.test, s) for s in scenarios}
-        plan = defended(assembly, defense, plan, address(seed, "defense", defense))
-        net, losses, traces = _trained(plan, seed, probes, tell)
-        outcome = judge(net, assembly.data.test, scenarios)
-        return {**outcome.to_record(), "losses": losses, "alignment": traces, "seed": seed}
+        chosen = assembly.defenses[defense]
+        plan = defended(chosen, plan, seed=address(seed, "defense", defense), tell=tell)
+        run, losses, traces = _trained(plan, seed, probes, tell)
+        outcome = judge(run.net.module, assembly.data.test, scenarios)
+        record = {**outcome.to_record(), "losses": losses, "alignment": traces, "seed": seed}
+        return {**record, **diagnosed(chosen, run.states)}
 
     def _pack(self, label: str, scenario: Scenario) -> PoisonPack:
         return PoisonPack.load(pack_path(self.assembly.folder, label, scenario))
@@ -114,8 +117,8 @@ class Worker:
 
 def _trained(
     plan: Plan, seed: int, probes: Mapping[str, Probe], tell: Tell
-) -> tuple[nn.Module, list[float], dict[str, list[float]]]:
-    """Train; return the network, the loss of every epoch and the alignment traces of the probes."""
+) -> tuple[Run, list[float], dict[str, list[float]]]:
+    """Train; return the finished run, the loss of every epoch and the alignment traces of the probes."""
     run = begin(plan, seed)
     losses: list[float] = []
     traces: dict[str, list[float]] = {name: [] for name in probes}
@@ -124,4 +127,5 @@ def _trained(
         tell({"done": event.epoch / plan.epochs})
         for name, probe in probes.items():
             traces[name].append(round(alignment(run.net.module, probe), 6))
-    return run.net.module.eval(), losses, traces
+    run.net.module.eval()
+    return run, losses, traces

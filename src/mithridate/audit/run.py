@@ -20,9 +20,9 @@ from mithridate.core.artefacts import disk_errors, sha256_of, write_atomic
 from mithridate.core.boundary import read_json
 from mithridate.core.environment import environment
 from mithridate.core.errors import Misuse
-from mithridate.core.events import EventLog, NullProgress, Progress
+from mithridate.core.events import EventLog, JobNews, NullProgress, Progress
 from mithridate.core.ledger import Ledger
-from mithridate.core.pool import Done, Job, run_jobs
+from mithridate.core.pool import Job, run_jobs
 from mithridate.report.html import render_html
 
 Document = dict[str, Any]
@@ -141,12 +141,13 @@ def _work(jobs: list[Job], assembly: Assembly, ledger: Ledger, progress: Progres
     begun, threads = time.monotonic(), torch.get_num_threads()
     try:
         workers = num_workers(assembly.config)
-        results = run_jobs(left, Worker(assembly), workers=workers, setup=one_thread, finished=list(finished))
-        for word in results:
-            if isinstance(word, Done):
-                ledger.append(word.name, word.result)
-                events.write({"event": "done", "job": word.name, "seconds": word.result["seconds"]})
-                progress.advance(1, word.name)
+        news = JobNews(events, progress)
+        for done in run_jobs(
+            left, Worker(assembly), workers=workers, setup=one_thread, finished=list(finished), heard=news
+        ):
+            ledger.append(done.name, done.result)
+            events.write({"event": "done", "job": done.name, "seconds": done.result["seconds"]})
+            progress.advance(1, done.name)
         events.write({"event": "end", "seconds": round(time.monotonic() - begun, 3)})
     finally:
         torch.set_num_threads(threads)

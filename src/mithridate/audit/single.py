@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mithridate.audit.assembly import defense
+from mithridate.audit.assembly import defended, defense, diagnosed
 from mithridate.audit.config import AuditConfig
 from mithridate.core.artefacts import disk_errors, write_atomic
-from mithridate.core.events import NullProgress, Progress
+from mithridate.core.events import NullProgress, Progress, said
 from mithridate.core.seeds import address
 from mithridate.data.packs import PoisonPack
 from mithridate.data.scenarios import Scenario
@@ -43,8 +43,8 @@ def run_training(
         plan, scenarios = plan.poisoned(poisons), (poisons.scenario,)
     chosen = next((method for method in config.defenses if method.name != "none"), None)
     seed = address(config.seed, "victim")
-    if chosen is not None and (built := defense(chosen)) is not None:
-        plan = built.defend(plan, seed=address(seed, "defense"))
+    built = None if chosen is None else defense(chosen)
+    plan = defended(built, plan, seed=address(seed, "defense"), tell=lambda word: progress.advance(0, said(word)))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "checkpoint"
@@ -74,6 +74,7 @@ def run_training(
         "seconds": round(time.monotonic() - begun, 1),
         "targets_hit": sum(target.hit for target in outcome.targets),
         "targets": len(outcome.targets),
+        **diagnosed(built, run.states),
     }
     write_atomic(folder / "report.json", _json(document))
     return document

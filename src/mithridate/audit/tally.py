@@ -114,7 +114,23 @@ def _cell(tally: Tally, scenario: str) -> dict[str, Any]:
         "clean_accuracy_interval": [accuracy.low, accuracy.high],
         "victims": len(tally.victims),
         "seconds": round(sum(victim.record["seconds"] for victim in tally.victims), 3),
+        **_diagnostics([victim.record["diagnostics"] for victim in tally.victims if "diagnostics" in victim.record]),
     }
+
+
+def _diagnostics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the cell's defense measured of itself: every figure over the victims that have it, every warning."""
+    values: dict[str, list[float]] = {}
+    warnings: dict[str, None] = {}
+    for record in records:
+        for name, value in record["figures"].items():
+            values.setdefault(name, []).append(value)
+        warnings |= dict.fromkeys(record["warnings"])
+    figures = [
+        {"name": name, "mean": fmean(found), "low": min(found), "high": max(found), "victims": len(found)}
+        for name, found in values.items()
+    ]
+    return {"diagnostics": figures, "warnings": list(warnings)}
 
 
 def comparisons(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:

@@ -477,6 +477,21 @@ CODES: dict[str, Explanation] = {
         "The mean loss of an epoch is not a finite number, so the network says nothing about poisons.",
         "Lower recipe_options.lr, or choose a recipe with a smaller step size; networks without norms need one.",
     ),
+    "MTH-0550": Explanation(
+        "the adversary needs the aggregation rule",
+        "An optimised adversary searches for the strength that hurts the rule most, and was given no rule.",
+        "Pass the rule, or choose an adversary of fixed strength such as alie or ipm.",
+    ),
+    "MTH-0551": Explanation(
+        "too many hostile workers for this adversary",
+        "The adversary is defined for a hostile minority: its strength follows from how many honest rows there are.",
+        "Lower f, add workers, or set the strength yourself.",
+    ),
+    "MTH-0552": Explanation(
+        "there is no such honest worker",
+        "An adversary that copies one honest worker was told to copy one that does not exist.",
+        "Honest workers are numbered from 0 to n - f - 1; lower the number or leave it out.",
+    ),
     # 06xx attacks and defenses
     "MTH-0601": Explanation(
         "wrong number of surrogates",

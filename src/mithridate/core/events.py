@@ -46,6 +46,48 @@ class Progress(Protocol):
         """End the display."""
 
 
+def said(word: Mapping[str, object]) -> str:
+    """Return a word of progress as text: `what` is going on, and how much of it is `done`, a share."""
+    what, share = str(word.get("what", "")), word.get("done")
+    return " ".join(filter(None, (what, f"{share:.0%}" if isinstance(share, int | float) else ""))) or "at work"
+
+
+class JobNews:
+    """Passes on what running jobs tell: to a display at once, to the log when a job begins something and now and then.
+
+    A word may say `what` is going on, when it is not the job itself, and how much of it is `done`, a share.
+
+    Args:
+        log: Gets an event `progress` with the job and its word.
+        display: Shows the job and its word.
+        every: Seconds between two events of a job that is still at the same.
+        clock: Tells the seconds since some moment.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        display: "Progress",
+        *,
+        every: float = _SECONDS_BETWEEN_LINES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = log
+        self._display = display
+        self._every = every
+        self._clock = clock
+        self._last: dict[str, tuple[str, float]] = {}
+
+    def __call__(self, job: str, word: Mapping[str, object]) -> None:
+        """Pass on a word of a job."""
+        what, now = str(word.get("what", "")), self._clock()
+        self._display.advance(0, f"{job}, {said(word)}")
+        before, at = self._last.setdefault(job, ("", now))
+        if what != before or now - at >= self._every:
+            self._last[job] = (what, now)
+            self._log.write({"event": "progress", "job": job, "word": dict(word)})
+
+
 class NullProgress:
     """Shows nothing."""
 
@@ -106,11 +148,9 @@ class LineProgress:
         if now - self._last >= self._every:
             self._last = now
             spent = now - self._begun
-            left = spent / self._done * (self._total - self._done) if self._done else 0.0
+            left = f", about {spent / self._done * (self._total - self._done):.0f} s left" if self._done else ""
             detail = f" ({text})" if text else ""
-            self._say(
-                f"{self._title}: {self._done} of {self._total} after {spent:.0f} s, about {left:.0f} s left{detail}"
-            )
+            self._say(f"{self._title}: {self._done} of {self._total} after {spent:.0f} s{left}{detail}")
 
     def close(self) -> None:
         """Write the last line."""

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 from mithridate.core.errors import Misuse, MithridateError, WorkError
@@ -23,6 +24,18 @@ Tell = Callable[[Mapping[str, Any]], None]
 """What a job may call to report progress: a JSON object."""
 Execute = Callable[[str, Tell], Mapping[str, Any]]
 """Runs the job of a name and returns its result, a JSON object."""
+Hear = Callable[[str, Mapping[str, Any]], None]
+"""Is given each word of progress as it arrives, with the name of the job."""
+
+
+def silent(word: Mapping[str, Any]) -> None:
+    """Progress that nobody follows: a `Tell` that does nothing."""
+    del word
+
+
+def deaf(job: str, word: Mapping[str, Any]) -> None:
+    """A `Hear` that does nothing."""
+    del job, word
 
 
 @dataclass(frozen=True)
@@ -39,14 +52,6 @@ class Done:
 
     name: str
     result: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Told:
-    """A word of progress from a running job."""
-
-    name: str
-    word: dict[str, Any]
 
 
 @dataclass
@@ -74,8 +79,14 @@ class _Queue:
 
 
 def run_jobs(
-    jobs: Sequence[Job], execute: Execute, *, workers: int, setup: Callable[[], None], finished: Sequence[str] = ()
-) -> Iterator[Done | Told]:
+    jobs: Sequence[Job],
+    execute: Execute,
+    *,
+    workers: int,
+    setup: Callable[[], None],
+    finished: Sequence[str] = (),
+    heard: Hear = deaf,
+) -> Iterator[Done]:
     """Run every job once, dependencies first, and yield results as they come.
 
     Args:
@@ -84,6 +95,7 @@ def run_jobs(
         workers: Number of processes.
         setup: Called once in each child before its first job.
         finished: Names of jobs that are done already and count as met dependencies.
+        heard: Called in this process with what a running job tells, while it runs.
 
     Raises:
         MithridateError: The error that a job raised. Results that were yielded stay valid.
@@ -92,27 +104,25 @@ def run_jobs(
     queue = _Queue(list(jobs), set(finished))
     if workers == 1 or len(jobs) <= 1:
         setup()
-        yield from _here(queue, execute)
+        yield from _here(queue, execute, heard)
         return
     children = [_spawn(execute, setup) for _ in range(min(workers, len(jobs)))]
     try:
-        yield from _schedule(queue, children)
+        yield from _schedule(queue, children, heard)
     finally:
         for child in children:
             _end(child)
 
 
-def _here(queue: _Queue, execute: Execute) -> Iterator[Done | Told]:
+def _here(queue: _Queue, execute: Execute, heard: Hear) -> Iterator[Done]:
     while (name := queue.pop()) is not None:
-        words: list[Mapping[str, Any]] = []
-        result = execute(name, words.append)
-        yield from (Told(name, dict(word)) for word in words)
+        result = execute(name, partial(heard, name))
         queue.finished.add(name)
         yield Done(name, dict(result))
     _nothing_left(queue)
 
 
-def _schedule(queue: _Queue, children: list[_Child]) -> Iterator[Done | Told]:
+def _schedule(queue: _Queue, children: list[_Child], heard: Hear) -> Iterator[Done]:
     selector = selectors.DefaultSelector()
     for child in children:
         selector.register(child.back, selectors.EVENT_READ, child)
@@ -124,7 +134,7 @@ def _schedule(queue: _Queue, children: list[_Child]) -> Iterator[Done | Told]:
                 message = json.loads(line)
                 assert ready.job is not None
                 if "word" in message:
-                    yield Told(ready.job, message["word"])
+                    heard(ready.job, message["word"])
                 elif "result" in message:
                     name, ready.job = ready.job, None
                     queue.finished.add(name)

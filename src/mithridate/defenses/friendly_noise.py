@@ -19,7 +19,7 @@ Shapes   n images of c channels, h rows, w columns; b images of a batch; d = c h
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, ClassVar
 
@@ -31,8 +31,9 @@ from torch.nn import functional
 from mithridate.aggregation._base import State
 from mithridate.core.errors import Misuse
 from mithridate.core.params import In, OneOf, check_fields, param
+from mithridate.core.pool import Tell, silent
 from mithridate.core.units import Pixels, parse_epsilon
-from mithridate.defenses._base import AbstractDefense
+from mithridate.defenses._base import AbstractDefense, Diagnostics
 from mithridate.training._base import AbstractView, Context, Forward, to_unit
 from mithridate.training.plan import Plan
 
@@ -44,6 +45,7 @@ _REFERENCE_PIXELS = 3 * 32 * 32
 _MOMENTUM = 0.9
 _BLOCK = 64
 _LEVELS = 127
+_FIGURES = ("mean_abs", "mean_abs_start", "share_at_bound", "divergence", "agreement")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +77,12 @@ class FriendlyView(AbstractView):
 
     name: ClassVar[str] = "friendly-noise"
     config: "FriendlyNoise"
+    tell: Tell = field(default=silent, compare=False, repr=False)
+    """Told of the generation; no part of what the view is."""
 
     def init(self, context: Context) -> State:
         """Generate the noise of the whole training set and return it with what was measured on the way."""
-        return generate(self.config, context)
+        return generate(self.config, context, self.tell)
 
     def view(
         self, x: Float[Tensor, "b c h w"], index: Int64[Tensor, " b"], state: State, gen: torch.Generator
@@ -163,7 +167,7 @@ class FriendlyNoise(AbstractDefense):
         del plan
         return float(self.steps if self.components != "random" else 0)
 
-    def defend(self, plan: Plan, *, seed: int) -> Plan:
+    def defend(self, plan: Plan, *, seed: int, tell: Tell = silent) -> Plan:
         """Return the plan with the noise views before its own: friendly, then random.
 
         All randomness is that of the training run, so `seed` is not used.
@@ -182,8 +186,21 @@ class FriendlyNoise(AbstractDefense):
                     f"friendly noise begins after {begin} epochs, and the plan has {plan.epochs}",
                     hint="lower begin_epoch, train longer, or set components to random",
                 )
-            plan = plan.with_view(FriendlyView(config=self), begin=begin)
+            plan = plan.with_view(FriendlyView(config=self, tell=tell), begin=begin)
         return plan
+
+    def diagnostics(self, states: Mapping[str, State]) -> Diagnostics:
+        """Return what the generation led to; nothing where there is no friendly noise (yet).
+
+        `mean_abs` and `mean_abs_start` are the mean absolute noise after and before the descent, in [0, 1] pixel units,
+        `share_at_bound` the share of pixels at the bound zeta, `divergence` the mean KL divergence from the clean to
+        the noisy prediction, `agreement` the share of images whose most probable class the noise leaves alone.
+        """
+        state = states.get(f"view/{FriendlyView.name}")
+        if state is None:
+            return Diagnostics()
+        warning = state["warning"]
+        return Diagnostics(figures={name: state[name] for name in _FIGURES}, warnings=(warning,) if warning else ())
 
     def _begin(self, plan: Plan) -> int:
         if self.begin_epoch is not None:
@@ -191,8 +208,8 @@ class FriendlyNoise(AbstractDefense):
         return FROM_SCRATCH if plan.pretrained is None else 0
 
 
-def generate(config: FriendlyNoise, context: Context) -> dict[str, Any]:
-    """Return the noise of every training image in 8 bits under `noise`, and the measurements of `Diagnosis`.
+def generate(config: FriendlyNoise, context: Context, tell: Tell = silent) -> dict[str, Any]:
+    """Return the noise of every training image in 8 bits under `noise`, and the figures of `diagnostics`.
 
     Paper: equation 3; the objective of the authors' code unless configured otherwise.
     """
@@ -200,6 +217,7 @@ def generate(config: FriendlyNoise, context: Context) -> dict[str, Any]:
     noise = torch.empty(n, *context.data.images.shape, dtype=torch.int8, device=context.data.labels.device)
     totals = torch.zeros(4, dtype=torch.float64, device=noise.device)
     for start, initial in _initial(config, context):
+        tell({"what": "friendly noise", "done": start / n})
         index = torch.arange(start, start + len(initial), device=noise.device)
         x = to_unit(context.data.images.gather(index))
         with torch.no_grad():
@@ -208,6 +226,7 @@ def generate(config: FriendlyNoise, context: Context) -> dict[str, Any]:
         stored = quantise(found, config.zeta)
         noise[index] = stored
         totals += _measure(context.probe, x, clean, dequantise(stored, config.zeta), initial)
+    tell({"what": "friendly noise", "done": 1.0})
     size, size_before, divergence, agreement = (totals / n).tolist()
     at_bound = float((noise.abs() == _LEVELS).double().mean())
     return {
@@ -219,35 +238,6 @@ def generate(config: FriendlyNoise, context: Context) -> dict[str, Any]:
         "agreement": agreement,
         "warning": _warning(size, size_before),
     }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diagnosis:
-    """What the generation of friendly noise led to.
-
-    Attributes:
-        mean_abs: Mean absolute noise, in [0, 1] pixel units.
-        mean_abs_start: The same before the first step.
-        share_at_bound: Share of pixels at the bound zeta.
-        divergence: Mean KL divergence from the clean to the noisy prediction.
-        agreement: Share of images whose most probable class is the same with noise.
-        warning: Empty, or what is suspicious.
-    """
-
-    mean_abs: float
-    mean_abs_start: float
-    share_at_bound: float
-    divergence: float
-    agreement: float
-    warning: str
-
-
-def diagnose(states: Mapping[str, State]) -> Diagnosis | None:
-    """Return what a run's states say about its friendly noise, or None if it has none (yet)."""
-    state = states.get(f"view/{FriendlyView.name}")
-    if state is None:
-        return None
-    return Diagnosis(**{key: value for key, value in state.items() if key != "noise"})
 
 
 def quantise(noise: Float[Tensor, "b c h w"], zeta: Pixels) -> Int8[Tensor, "b c h w"]:

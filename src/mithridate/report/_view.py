@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mithridate.core.errors import Misuse
 from mithridate.core.intervals import Rate
 from mithridate.core.verdicts import Gate, Status
-from mithridate.report._format import counted, duration, name, percent, percent_range, scalar, sentence
+from mithridate.report._format import counted, duration, name, number, percent, percent_range, scalar, sentence
 from mithridate.report.schema import Cell, Report
 
 CONTROLS = {
@@ -72,6 +72,33 @@ def by_scenario(cells: Sequence[Cell]) -> list[tuple[str, list[Row]]]:
     for cell in cells:
         groups.setdefault(cell.scenario, []).append(row_of(cell))
     return [(name(scenario), rows) for scenario, rows in groups.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfReport:
+    """What a defense says of its own work in one cell, as text."""
+
+    attack: str
+    defense: str
+    figures: tuple[tuple[str, str, str], ...]
+    warnings: tuple[str, ...]
+
+
+def self_reports(cells: Sequence[Cell]) -> list[SelfReport]:
+    """The cells whose defense has something to say, with every figure as (name, mean, range)."""
+    return [
+        SelfReport(
+            attack=name(cell.attack),
+            defense=name(cell.defense),
+            figures=tuple(
+                (name(f.name.replace("_", " ")), number(f.mean), f"{number(f.low)}–{number(f.high)}")
+                for f in cell.diagnostics
+            ),
+            warnings=tuple(map(sentence, cell.warnings)),
+        )
+        for cell in cells
+        if cell.diagnostics or cell.warnings
+    ]
 
 
 def gate_line(report: Report) -> Gate | None:

@@ -17,7 +17,15 @@ from mithridate.core.errors import BadArtefact
 from mithridate.report import _format as fmt
 from mithridate.report._chart import interval_svg, line_chart, trace_table
 from mithridate.report._reading import reading
-from mithridate.report._view import WORDS, arms_of_targets, by_scenario, confidence, gate_line, paper_rows
+from mithridate.report._view import (
+    WORDS,
+    arms_of_targets,
+    by_scenario,
+    confidence,
+    gate_line,
+    paper_rows,
+    self_reports,
+)
 from mithridate.report.schema import Picture, Report, TargetPicture, TargetResult, validate
 
 MAX_BYTES = 1_000_000
@@ -209,6 +217,7 @@ def _page(report: Report, limits: _Limits) -> str:
             pictures_left_out=left_out,
             reading=reading(report),
             report=report,
+            self_reports=self_reports(report.cells[: limits.rows]),
             target_pictures=target_pictures,
             word=WORDS[report.verdict.status],
         )

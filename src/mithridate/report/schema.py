@@ -86,8 +86,27 @@ class Verdict(_Strict):
         return self
 
 
+class Figure(_Strict):
+    """What a defense measured of itself, by name: mean and extremes over the victims of a cell that have it."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    victims: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Figure":
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low} and high is {self.high}; they are out of order")
+        return self
+
+
 class Cell(_Strict):
-    """One cell of the grid: an attack against a defense, counted over targets and victims."""
+    """One cell of the grid: an attack against a defense, counted over targets and victims.
+
+    `diagnostics` are the figures and `warnings` the words that the defense has for its own work; both may be empty.
+    """
 
     scenario: str
     attack: str
@@ -102,6 +121,8 @@ class Cell(_Strict):
     clean_accuracy_interval: Interval | None
     victims: Count
     seconds: Seconds
+    diagnostics: Annotated[tuple[Figure, ...], Field(strict=False)] = ()
+    warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _counts_agree(self) -> "Cell":

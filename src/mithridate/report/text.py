@@ -8,6 +8,7 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 
 import yaml
 from rich.console import Group, RenderableType
@@ -28,6 +29,7 @@ from mithridate.report._view import (
     judged,
     paper_rows,
     row_of,
+    self_reports,
 )
 from mithridate.report.schema import Cell, Report, validate
 
@@ -124,6 +126,12 @@ def render_terminal(document: object, width: int = 80) -> RenderableType:
                 overflow="fold",
             )
         )
+    for found in self_reports(report.cells):
+        arm = f"{found.defense} against {found.attack}"
+        parts += [Text(f"warning: {arm}: {fmt.unbroken(warning)}", overflow="fold") for warning in found.warnings]
+        if found.figures:
+            figures = ", ".join(f"{figure} {mean}" for figure, mean, _ in found.figures)
+            parts.append(Text(f"{arm}: {figures}", style="dim", overflow="fold"))
     for label, published, _, measured in paper_rows(report):
         parts.append(Text(f"{label}: published {published}, measured {measured}", overflow="fold"))
     if report.reproduce:
@@ -154,6 +162,18 @@ def _md_block(text: str) -> list[str]:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [fence, fmt.plain_lines(text).rstrip("\n"), fence, ""]
+
+
+def _md_diagnostics(cells: Sequence[Cell]) -> list[str]:
+    found = self_reports(cells)
+    lines = [
+        f"- warning of {_md(one.defense)} against {_md(one.attack)}: {_md(warning)}"
+        for one in found
+        for warning in one.warnings
+    ]
+    rows = [[one.defense, one.attack, *figure] for one in found for figure in one.figures]
+    table = _md_table(["Defense", "Attack", "Figure", "Mean", "Extremes"], rows) if rows else []
+    return [*lines, *([""] if lines else []), *table]
 
 
 def _markdown(report: Report, rows: int) -> str:
@@ -188,6 +208,7 @@ def _markdown(report: Report, rows: int) -> str:
     if report.comparisons:
         compared = [[fmt.sentence(c.what), fmt.p_value(c.p_value), fmt.name(c.test)] for c in report.comparisons[:rows]]
         lines += _md_table(["Comparison", "p-value", "Test"], compared)
+    lines += _md_diagnostics(report.cells[:rows])
     if report.paper is not None:
         lines += [
             f"> {_md(fmt.sentence(report.paper.claim))}",
