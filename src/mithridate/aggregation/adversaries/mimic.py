@@ -70,7 +70,8 @@ def _followed(honest: Float[Tensor, "h d"], state: State) -> State:
 
 
 def _unit(vector: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    return vector / vector.norm().clamp_min(_TINY)
+    unit: Tensor = vector / vector.norm().clamp_min(_TINY)
+    return unit
 
 
 METHOD = Mimic
