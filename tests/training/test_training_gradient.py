@@ -33,8 +33,6 @@ FORCED = {
     "rows of examples": Step(combine=kit.PlainRows()),
     "mean over workers": Step(rows=Rows(of="worker", count=5, maps=MAPS)),
     "norms of workers": Step(combine=kit.PlainNorms(), rows=Rows(of="worker", count=5)),
-    "gram of workers": Step(combine=kit.PlainGram(), rows=Rows(of="worker", count=3)),
-    "rows of workers": Step(combine=kit.PlainRows(), rows=Rows(of="worker", count=7)),
     "one worker": Step(combine=kit.PlainRows(), rows=Rows(of="worker", count=1)),
     "clipping far away": Step(combine=ClipNoise(bound=1e8, noise_multiplier=0.0)),
     "clipping workers far away": Step(
@@ -75,6 +73,20 @@ def test_every_path_with_plain_weights_is_the_mean(path: str, model: str) -> Non
     assert float(expected.norm()) > 0.01
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found_loss, loss)
+
+
+@pytest.mark.parametrize("combine", [kit.PlainGram(), kit.PlainRows()], ids=["gram", "rows"])
+def test_every_worker_has_one_vote_in_a_robust_rule(combine: object) -> None:
+    """Whatever the examples of a worker weigh together: here 4, 4 and 3 examples with weights of their own."""
+    weights, parts = uneven(), torch.arange(11).tensor_split(3)
+    alone = []
+    for part in parts:
+        own = torch.zeros(11)
+        own[part] = weights[part] / weights[part].sum()
+        alone.append(vector_of(Step(), weights=own)[0])
+    found, loss = vector_of(Step(combine=combine, rows=Rows(of="worker", count=3)), weights=weights)
+    torch.testing.assert_close(found, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss, vector_of(Step(), weights=weights)[1])
 
 
 def test_the_mean_is_what_autograd_says() -> None:

@@ -7,10 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mithridate.aggregation._base import AbstractRowCombiner, AbstractWeightCombiner, Evidence
+from mithridate.aggregation._base import AbstractGramCombiner, AbstractNormCombiner, AbstractRowCombiner
 from mithridate.data.examples import Examples
 from mithridate.data.stores import ResidentStore
 from mithridate.models.spec import ModelSpec
+from mithridate.numerics.geometry import Geometry
+from mithridate.numerics.row_view import RowView
 from mithridate.training._base import AbstractRowMap, AbstractView, AbstractWeigh
 from mithridate.training.draw import Shuffle
 from mithridate.training.loop import train
@@ -147,33 +149,33 @@ class WorkerMomentum(AbstractRowMap):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainNorms(AbstractWeightCombiner):
+class PlainNorms(AbstractNormCombiner):
     """Asks for norms and ignores them."""
 
-    evidence: ClassVar[Evidence] = Evidence.NORMS
-
-    def weights(self, evidence: Tensor, prior: Tensor, state: object) -> tuple[Tensor, object]:
-        assert evidence.shape == prior.shape
+    def weights(self, norms: Tensor, prior: Tensor, state: object) -> tuple[Tensor, object]:
+        assert norms.shape == prior.shape
         return prior, state
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainGram(AbstractWeightCombiner):
+class PlainGram(AbstractGramCombiner):
     """Asks for the Gram matrix, ignores it, and counts the steps."""
 
-    evidence: ClassVar[Evidence] = Evidence.GRAM
+    f: int = 0
 
     def init(self) -> object:
         return {"steps": torch.zeros((), dtype=torch.int64)}
 
-    def weights(self, evidence: Tensor, prior: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, object]:
-        assert evidence.shape == (len(prior), len(prior))
-        return prior, {"steps": state["steps"] + 1}
+    def weights(self, points: Geometry, state: dict[str, Tensor]) -> tuple[Tensor, object]:
+        return torch.full((points.m,), 1 / points.m, dtype=torch.float64), {"steps": state["steps"] + 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainRows(AbstractRowCombiner):
     """Asks for the rows and averages them."""
 
-    def combine(self, rows: Tensor, prior: Tensor, state: object) -> tuple[Tensor, object]:
-        return prior @ rows, state
+    f: int = 0
+
+    def combine(self, rows: RowView, alive: Tensor, gen: torch.Generator, state: object) -> tuple[Tensor, object]:
+        assert bool(alive.all())
+        return rows.block(0, rows.d).mean(0), state

@@ -9,29 +9,27 @@ Departs  batches are drawn by shuffling, not by Poisson sampling, so no (epsilon
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mithridate.aggregation._base import AbstractWeightCombiner, Evidence, State
+from mithridate.aggregation._base import AbstractNormCombiner, State
 from mithridate.core.params import Checked, In, param
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipNoise(Checked, AbstractWeightCombiner):
+class ClipNoise(Checked, AbstractNormCombiner):
     """Per-row clipping and Gaussian noise."""
 
-    evidence: ClassVar[Evidence] = Evidence.NORMS
     bound: float = param(1.0, within=In(0.0, 1e9, open_lo=True), doc="clipping norm C")
     noise_multiplier: float = param(1.0, within=In(0.0, 1e6), doc="sigma, in units of the clipping norm")
 
     def weights(
-        self, evidence: Float[Tensor, " n"], prior: Float[Tensor, " n"], state: State
+        self, norms: Float[Tensor, " n"], prior: Float[Tensor, " n"], state: State
     ) -> tuple[Float[Tensor, " n"], State]:
         """Return the prior weights shrunk so that no row is longer than the bound."""
-        return prior * (self.bound / evidence.clamp_min(1e-30)).clamp(max=1).to(prior.dtype), state
+        return prior * (self.bound / norms.clamp_min(1e-30)).clamp(max=1).to(prior.dtype), state
 
     def finish(self, vector: Float[Tensor, " d"], num_rows: int, gen: torch.Generator) -> Float[Tensor, " d"]:
         """Add the noise of one step."""

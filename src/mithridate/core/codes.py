@@ -69,8 +69,8 @@ CODES: dict[str, Explanation] = {
         "Use the closest match that the message gives; `mithridate list` prints all names.",
     ),
     "MTH-0102": Explanation(
-        "a plugin cannot be loaded",
-        "An installed package announces this method by an entry point, and importing it failed.",
+        "a plugin does not work",
+        "An installed package announces this method or data set by an entry point; importing or running it failed.",
         "Update or uninstall the package that the message names.",
     ),
     "MTH-0103": Explanation(
@@ -491,6 +491,41 @@ CODES: dict[str, Explanation] = {
         "there is no such honest worker",
         "An adversary that copies one honest worker was told to copy one that does not exist.",
         "Honest workers are numbered from 0 to n - f - 1; lower the number or leave it out.",
+    ),
+    "MTH-0520": Explanation(
+        "no rows",
+        "An aggregation rule was called without any row.",
+        "Wait for at least one reply, or check why the list is empty.",
+    ),
+    "MTH-0521": Explanation(
+        "rows without coordinates",
+        "The rows have no elements, so there is nothing to combine.",
+        "Check which parameters are collected.",
+    ),
+    "MTH-0522": Explanation(
+        "rows do not fit together",
+        "All rows have the same shape, type, device and, as dicts, the same names; one tensor of rows has two dimensions.",
+        "Collect them from the same model, and convert them to one type on one device.",
+    ),
+    "MTH-0523": Explanation(
+        "rows are no floating-point numbers",
+        "Aggregation rules work on float16, bfloat16, float32 and float64.",
+        "Leave integer buffers out, or convert them.",
+    ),
+    "MTH-0524": Explanation(
+        "too many rows are not finite",
+        "Rows with NaN or infinity count as lying rows, and there are more of them than the rule was told to expect.",
+        "Look at the rows that the message names; raise f, or leave them out with on_nonfinite='exclude'.",
+    ),
+    "MTH-0525": Explanation(
+        "the buffer does not fit the result",
+        "A buffer for the result has its shape, type and device, and shares no memory with the rows.",
+        "Allocate it like one row, or leave it out.",
+    ),
+    "MTH-0526": Explanation(
+        "options beside a rule object",
+        "A rule that is given as an object has its own f and options.",
+        "Set them in the object, or give the rule by its name.",
     ),
     # 06xx attacks and defenses
     "MTH-0601": Explanation(

@@ -2,10 +2,11 @@
 
     MEAN   one backward pass of sum_i w_i l_i
     NORMS  row norms in chunks, then one backward pass of sum_i (c_i w_i) l_i
-    GRAM   the rows once, their Gram matrix, then weights @ rows
-    ROWS   the rows once
+    GRAM   the rows once, then what the rule makes of their inner products
+    ROWS   the rows once, then the rule
 
-For every path the plain weights give the same vector as MEAN, which a test asserts.
+Robust rules give every row one vote. A row of an example is then the gradient of n w_i l_i, so that the mean of the
+rows is what MEAN gives whatever the weights; a worker's row is the gradient of its own weighted mean loss.
 
 Shapes: b examples, n rows, d parameters.
 """
@@ -18,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from mithridate.aggregation._base import AbstractRowCombiner, AbstractWeightCombiner, Evidence, State
+from mithridate.aggregation._base import AbstractNormCombiner, Evidence, State
+from mithridate.aggregation.combine import combine
 from mithridate.numerics.flat import FlatModule
-from mithridate.numerics.gram import gram
+from mithridate.numerics.row_view import RowView
 from mithridate.training._base import Batch, Forward, Rng
 from mithridate.training.step import Step
 
@@ -76,7 +78,7 @@ class Gradient:
     ) -> tuple[Float[Tensor, " d"], Float[Tensor, ""]]:
         """Norms first, never all rows at once; then a weighted backward pass."""
         rule = self.step.combine
-        assert isinstance(rule, AbstractWeightCombiner)
+        assert isinstance(rule, AbstractNormCombiner)
         losses = self.step.loss.losses(self.autocast(self.net.module), batch)
         weights, states["weigh"] = self.step.weigh.weigh(losses.detach(), batch, weights, states["weigh"])
         norms = torch.cat([rows.norm(dim=1) for rows in self._example_rows(batch)])
@@ -93,7 +95,10 @@ class Gradient:
         with torch.no_grad():
             losses = self.step.loss.losses(self.autocast(self.net.module), batch)
         weights, states["weigh"] = self.step.weigh.weigh(losses, batch, weights, states["weigh"])
-        return torch.cat(list(self._example_rows(batch))), weights, torch.dot(weights, losses)
+        rows = torch.cat(list(self._example_rows(batch)))
+        if self.step.combine.evidence >= Evidence.GRAM:
+            rows.mul_((len(rows) * weights).to(rows.dtype)[:, None])
+        return rows, weights, torch.dot(weights, losses)
 
     def _worker_rows(
         self, batch: Batch, weights: Float[Tensor, " b"], states: dict[str, State]
@@ -135,14 +140,10 @@ class Gradient:
         self, rows: Float[Tensor, "n d"], prior: Float[Tensor, " n"], states: dict[str, State], gen: torch.Generator
     ) -> Float[Tensor, " d"]:
         rule = self.step.combine
-        if isinstance(rule, AbstractRowCombiner):
-            vector, states["combine"] = rule.combine(rows, prior, states["combine"])
-            return vector
-        if not isinstance(rule, AbstractWeightCombiner):
+        if rule.evidence == Evidence.MEAN:
             return prior.to(rows.dtype) @ rows
-        evidence = rows.norm(dim=1) if rule.evidence == Evidence.NORMS else gram(rows)
-        weights, states["combine"] = rule.weights(evidence, prior, states["combine"])
-        return rule.finish(weights.to(rows.dtype) @ rows, len(rows), gen)
+        vector, states["combine"] = combine(RowView.of(rows), rule, state=states["combine"], gen=gen, prior=prior)
+        return vector
 
 
 def _part(batch: Batch, part: Tensor) -> Batch:

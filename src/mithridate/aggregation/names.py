@@ -1,0 +1,6 @@
+"""Rules and pre-aggregators by name, found by reading their files, without torch."""
+
+from mithridate.core.registry import Registry
+
+RULES = Registry("mithridate.aggregation", "aggregation rule", "mithridate.aggregators")
+PRE_AGGREGATORS = Registry("mithridate.aggregation.pre", "pre-aggregator", "mithridate.pre_aggregators")
