@@ -527,6 +527,53 @@ CODES: dict[str, Explanation] = {
         "A rule that is given as an object has its own f and options.",
         "Set them in the object, or give the rule by its name.",
     ),
+    "MTH-0553": Explanation(
+        "fewer examples than workers",
+        "The data are split among simulated workers, and some would have nothing to draw from.",
+        "Lower the number of workers or use more data.",
+    ),
+    "MTH-0554": Explanation(
+        "a map of workers was given rows of examples",
+        "Worker momentum and hostile workers need rows that stay the same workers from step to step.",
+        'Use Rows(of="worker", count=n).',
+    ),
+    "MTH-0555": Explanation(
+        "draw and rows disagree about the number of workers",
+        "A draw of one batch per worker and the rows that are made of it count different workers.",
+        "Give PerWorker(workers=n) and Rows(count=n) the same n.",
+    ),
+    "MTH-0556": Explanation(
+        "nobody is honest",
+        "As many workers are declared hostile as there are, or more.",
+        "Lower f or add workers; robust rules need an honest majority and more.",
+    ),
+    "MTH-0540": Explanation(
+        "more rows to average than the rule may",
+        "Multi-Krum averages m of n rows, of which f may lie; more than n - f of them would include a liar for certain.",
+        "Lower m, or leave it out: n - f - 2 is the value of the theory.",
+    ),
+    "MTH-0541": Explanation(
+        "too many subsets",
+        "SMEA searches for the best subset of n - f rows. Bounds cut the search short where rows differ in spread; where "
+        "they do not, all n! / (f! (n - f)!) subsets have to be looked at.",
+        "Raise `limit` and wait, lower f, or use mda (fast and exact) or caf.",
+    ),
+    "MTH-0542": Explanation(
+        "no usable pivot",
+        "MoNNA averages the rows nearest to one's own row, the pivot; its index is no row's, or the row is not finite.",
+        "Give the place of your own row among the rows; look for an overflow in the local step if it is not finite.",
+    ),
+    "MTH-0543": Explanation(
+        "every row would be thrown out",
+        "DnC throws out c times f rows in every draw of coordinates, and there are no more rows than that.",
+        "Lower the factor c to 1, lower f, or add workers.",
+    ),
+    "MTH-0544": Explanation(
+        "buckets without an honest majority",
+        "Bucketing averages s rows each; one liar taints a whole bucket, and f of the ceil(n / s) buckets must stay a "
+        "minority.",
+        "Use smaller buckets (s), lower f, or add workers.",
+    ),
     # 06xx attacks and defenses
     "MTH-0601": Explanation(
         "wrong number of surrogates",
@@ -687,5 +734,51 @@ CODES: dict[str, Explanation] = {
         "The run has no report.json yet, or the path is no run.",
         "`mithridate status RUN` says how far it is; the command that started it finishes it.",
     ),
-    # 09xx environment
+    # 09xx environment, nodes and messages
+    "MTH-0900": Explanation(
+        "These bytes are no frame",
+        "What a node sent is cut off, damaged, or written by something else: magic, version, lengths or checksum are "
+        "wrong. Such frames are dropped and counted for the peer; they stop nobody else.",
+        "If an honest node sends them, check that all nodes run the same version.",
+    ),
+    "MTH-0901": Explanation(
+        "A frame that nobody expects",
+        "A frame has a kind, a type or a number of entries that the protocol does not have. It was refused before "
+        "memory was taken for it.",
+        "If an honest node sends them, compare the model and the protocol of its cluster file with ours.",
+    ),
+    "MTH-0903": Explanation(
+        "A frame in another node's name",
+        "The header names another sender than the certificate of the connection. The certificate is believed, so the "
+        "frame was dropped.",
+        "If the node is honest, its id in the cluster file and in its certificate differ: make new keys.",
+    ),
+    "MTH-0904": Explanation(
+        "A frame, a schema or a buffer that cannot be",
+        "A kind, a type, a shape, a round or a buffer size is outside what the frames can hold.",
+        "Use the values that the message lists.",
+    ),
+    "MTH-0910": Explanation(
+        "Quorum lost",
+        "Fewer nodes than the quorum needs answered before the deadline: they are dead, cut off, too slow, or silent. "
+        "The message names who is missing.",
+        "Start the missing nodes and run the same command again: it goes on from the saved state. If they are slow, "
+        "raise the deadline; if they are gone for good, lower the quorum as far as the declared number of Byzantine "
+        "nodes allows.",
+    ),
+    "MTH-0911": Explanation(
+        "A quorum that can never be reached",
+        "More frames are waited for than there are nodes to send them.",
+        "Lower the quorum: with f Byzantine nodes among n, it is at most n - f.",
+    ),
+    "MTH-0912": Explanation(
+        "A simulation that does not end",
+        "Every simulated node waits and no message is on its way, or more virtual time passed than was allowed.",
+        "Give what waits a deadline, or raise the limit.",
+    ),
+    "MTH-0913": Explanation(
+        "A simulated node that is not there",
+        "A crash or the end of the simulation names a node without a program.",
+        "Name one of the nodes that the message lists.",
+    ),
 }
