@@ -1,37 +1,30 @@
 """Krum: keep the one row that sits in the tightest neighbourhood.
 
     krum(x_1..x_n) = x_i,   i = argmin_i  sum over j in N(i) of |x_i - x_j|^2
-    N(i) = the n - f - 2 other rows nearest to x_i
+    N(i) = the k other rows nearest to x_i;   k = n - f - 2 (2017) or n - f - 1 (hetero)
 
-Paper    Blanchard, El Mhamdi, Guerraoui, Stainer (NeurIPS 2017), arXiv 1703.02757.
-Promise  with n >= 2f + 3 the choice stays within reach of the honest mean.
+Paper    Blanchard, El Mhamdi, Guerraoui, Stainer (NeurIPS 2017), arXiv 1703.02757, section 4; the neighbour count of
+         `hetero` is that of Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan (AISTATS 2023), arXiv 2302.01772.
+Promise  with n >= 2f + 3 (hetero: 2f + 1) the choice stays within reach of the honest mean; `resilience` has numbers.
 Needs    the Gram matrix.
 Cost     n^2 d multiply-adds, then n^2 log n.
-Departs  equal scores: the lowest row index wins (the paper leaves it open). neighbours="hetero" counts n - f - 1 others
-         and asks for n >= 2f + 1 only, as the literature on heterogeneous data does.
+Departs  equal scores: the lowest row index wins (the paper leaves it open). A row with a non-finite entry is infinitely
+         far from all others and is never chosen.
 
 Shapes   m points, k neighbours.
 """
 
 from dataclasses import dataclass
-from math import inf
 from typing import Literal
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from mithridate.aggregation._base import AbstractGramCombiner, State
-from mithridate.core.errors import Misuse
+from mithridate.aggregation._select import krum_scores, lowest, uniform
+from mithridate.aggregation.resilience import require
 from mithridate.core.params import Checked, In, OneOf, param
 from mithridate.numerics.geometry import Geometry
-
-
-def krum_scores(square_distances: Float64[Tensor, "m m"], k: int) -> Float64[Tensor, " m"]:
-    """Return for every point the sum of its k least square distances to others; infinite if it has fewer."""
-    others = square_distances.clone().fill_diagonal_(inf)  # a row is not its own neighbour
-    return others.sort(1).values[:, :k].sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +38,13 @@ class Krum(Checked, AbstractGramCombiner):
 
     def check(self, num_rows: int) -> None:
         """Raise `Misuse` unless n >= 2f + 3, or 2f + 1 for hetero."""
-        least = 2 * self.f + (3 if self.neighbours == "2017" else 1)
-        if num_rows < least:
-            raise Misuse(
-                "MTH-0501",
-                f"krum with f={self.f} needs at least {least} rows, got {num_rows}",
-                hint="lower f or add workers",
-            )
+        require("krum" if self.neighbours == "2017" else "krum-hetero", num_rows, self.f)
 
     def weights(self, points: Geometry, state: State) -> tuple[Float64[Tensor, " m"], State]:
         """Return a one-hot vector that selects the winner."""
         k = points.m - self.f - (2 if self.neighbours == "2017" else 1)
-        scores = krum_scores(points.square_distances, k)
-        return one_hot(scores.argmin(), points.m).to(torch.float64), state
+        scores = krum_scores(points.square_distances, points.alive, k)
+        return uniform(lowest(scores, 1), points.m), state
 
 
 METHOD = Krum
