@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,32 @@ def test_list_of_one_kind_shows_the_same(run: Any, kind: str) -> None:
     assert all(row["name"] in shown for row in document[kind])
 
 
-def test_a_broken_plugin_is_no_error(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mithridate.audit import names
+def test_plugins_are_listed_and_a_broken_one_is_a_line_of_warning(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mithridate.audit import names as methods
     from mithridate.core.registry import Registry
+    from mithridate.data import names as data
 
-    monkeypatch.setattr(names, "ATTACKS", Registry("mithridate.attacks", "attack", "no.such.group"))
-    assert run("list", "attacks").code == 0
+    (tmp_path / "stranger_of_list.py").write_text('"""A stranger\'s things."""\nraise_if_imported = {}["x"]\n')
+    info = tmp_path / "strange-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.2\n")
+    points = ["odd = stranger_of_list:Odd", "lost = gone.module:Lost"]
+    groups = [line for name in ("attacks", "datasets") for line in (f"[mithridate.{name}]", *points)]
+    (info / "entry_points.txt").write_text("\n".join([*groups, ""]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(methods, "ATTACKS", Registry("mithridate.attacks", "attack", "mithridate.attacks"))
+    monkeypatch.setattr(data, "PLUGINS", Registry(None, "data set", "mithridate.datasets"))
+    for kind, what in (("attacks", "attack"), ("datasets", "data set")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            outcome = run("list", kind, "--json")
+        assert outcome.code == 0
+        assert rows(outcome.document, kind)["odd"]["source"] == "plugin of strange 1.2"
+        assert "lost" not in rows(outcome.document, kind)
+        (line,) = outcome.err.splitlines()
+        assert line.startswith(f"warning: [MTH-0102] the plugin gone.module:Lost (strange) of {what} 'lost'")
 
 
 # doctor

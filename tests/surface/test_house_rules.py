@@ -28,6 +28,7 @@ BROAD = {
     ("core/boundary.py", "_sealed"): "decoders raise anything on hostile bytes; it becomes one typed error",
     ("core/pool.py", "_serve"): "a job's failure crosses a process boundary and is raised again on the other side",
     ("core/registry.py", "load"): "a plugin is a stranger's code; its failure is reported with the plugin's name",
+    ("core/registry.py", "blaming"): "the same, while it runs",
 }
 """Where `except Exception` is allowed, and why."""
 

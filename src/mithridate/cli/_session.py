@@ -48,6 +48,10 @@ class Session:
         """Tell people something that is not the result."""
         sys.stderr.write(printable(text) + "\n")
 
+    def warn(self, message: Warning | str, *_: object, **__: object) -> None:
+        """Tell people of a warning, as one line; takes the place of `warnings.showwarning`."""
+        self.say(f"warning: {one_line(message)}")
+
     def console(self) -> "Console":
         """Return a console on stdout. Rich obeys NO_COLOR; nothing here is said by colour alone."""
         from rich.console import Console

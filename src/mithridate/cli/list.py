@@ -84,9 +84,10 @@ def _recipes() -> Iterator[Row]:
 
 
 def _datasets() -> Iterator[Row]:
-    from mithridate.data.names import SOURCES
+    from mithridate.data.names import PLUGINS, SOURCES
 
     yield from (Row(name, what, "") for name, what in SOURCES.items())
+    yield from _methods(PLUGINS)
     yield Row("DIR", "A folder: {train,test}/CLASS/IMAGE, CLASS/IMAGE, or {train,test}.parquet", "your own")
     yield Row("hf:owner/name@revision", "A Hugging Face data set (extra `hub`); no remote code is run", "hub")
 

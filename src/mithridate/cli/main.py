@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     session = Session(json="--json" in words)
     guard = Guard(session)
-    with guard:
+    with guard, warnings.catch_warnings():
+        warnings.showwarning = session.warn
         command = typer.main.get_command(app)
         with command.make_context("mithridate", words, obj=session) as context:
             command.invoke(context)

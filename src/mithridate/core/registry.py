@@ -11,14 +11,15 @@ import difflib
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from mithridate.core.errors import Misuse
+from mithridate.core.errors import Misuse, MithridateError
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,19 @@ class Registry:
     """The methods of one kind.
 
     Args:
-        package: The package whose public module files are the methods.
+        package: The package whose public module files are the methods, or None if all of them are plugins.
         kind: What a method is called in messages: `attack`.
         group: The entry-point group of plugins, if there is one.
+        reserved: Names that plugins cannot take, besides those of the package's own methods.
     """
 
-    def __init__(self, package: str, kind: str, group: str | None = None) -> None:
+    def __init__(
+        self, package: str | None, kind: str, group: str | None = None, *, reserved: Iterable[str] = ()
+    ) -> None:
         self.package = package
         self.kind = kind
         self.group = group
+        self.reserved = frozenset(reserved)
 
     def names(self) -> tuple[str, ...]:
         """Return all names in alphabetical order: our own methods and those of plugins."""
@@ -119,8 +124,24 @@ class Registry:
             raise self._broken(point, f"{point.value} is {type(method).__name__} and no class")
         return method
 
+    @contextmanager
+    def blaming(self, name: str) -> Iterator[None]:
+        """Run code of a plugin: whatever unforeseen it raises becomes an error that names the plugin.
+
+        Raises:
+            Misuse: MTH-0102 with the plugin's error; errors of this library pass.
+        """
+        try:
+            yield
+        except (MithridateError, MemoryError):
+            raise
+        except Exception as error:  # a plugin is a stranger's code and may fail in any way
+            raise self._broken(self._plugin(name), error) from error
+
     @cached_property
     def _files(self) -> dict[str, Path]:
+        if self.package is None:
+            return {}
         spec = importlib.util.find_spec(self.package)
         folders = spec.submodule_search_locations if spec is not None else None
         paths = (path for folder in folders or () for path in sorted(Path(folder).glob("[!_]*.py")))
@@ -130,7 +151,7 @@ class Registry:
     def _plugins(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for point in entry_points(group=self.group) if self.group else ():
-            if point.name in self._files or point.name in found:
+            if point.name in self._files or point.name in found or point.name in self.reserved:
                 text = f"{self.kind} {point.name!r} of the plugin {point.value} is ignored: the name is taken"
                 warnings.warn(text, RuntimeWarning, stacklevel=3)
             else:
@@ -147,7 +168,7 @@ class Registry:
         package = f" ({point.dist.name})" if point.dist else ""
         return Misuse(
             "MTH-0102",
-            f"the plugin {point.value}{package} of {self.kind} {point.name!r} cannot be loaded: {words}",
+            f"the plugin {point.value}{package} of {self.kind} {point.name!r} does not work: {words}",
             hint="repair or uninstall it",
         )
 

@@ -6,6 +6,7 @@
     DIR                          an image folder, or a folder with train.parquet and test.parquet
     FILE.parquet, FILE.npz       one file, split 80/20 by a fixed seed unless it holds both splits
     hf:OWNER/NAME@REVISION       a data set of the hub (extra `hub`); the revision may be left out and is recorded
+    any other name               a plugin of the group `mithridate.datasets`, if one is installed (see `_plugins`)
 
 Every image passes the decode boundary once, when it is imported; what was imported is kept in a cache of our own (see
 `_cache`). Nothing is ever written beside a source, and nothing is fetched that the user did not name.
@@ -14,6 +15,7 @@ Every image passes the decode boundary once, when it is imported; what was impor
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +31,10 @@ from mithridate.data._folder import read_folder
 from mithridate.data._hub import has_hub, read_hub_set
 from mithridate.data._npz import read_npz_set
 from mithridate.data._parquet import find_files, read_parquet_set
+from mithridate.data._plugins import PLUGIN, read_plugin_set
 from mithridate.data._raw import RawSet
 from mithridate.data.examples import ROW, Examples
+from mithridate.data.names import PLUGINS, source_path
 
 DATA_VARIABLE = "MITHRIDATE_DATA"
 HUB_PREFIX = "hf:"
@@ -130,7 +134,9 @@ def load(
         raise Misuse("MTH-0257", f"size must be in [{SIZES[0]}, {SIZES[1]}] pixels, got {size}")
     if per_class is not None and per_class < 1:
         raise Misuse("MTH-0257", f"per_class must be at least 1, got {per_class}")
-    found = import_set(_read(source), source, kind=store, size=size, cache=cache)
+    raw = _read(source)
+    with PLUGINS.blaming(source) if raw.record.get("kind") == PLUGIN else nullcontext():
+        found = import_set(raw, source, kind=store, size=size, cache=cache)
     known = NAMED.get(source)
     statistics = known.statistics if known and size is None else None
     mean, std = statistics or (found.about.mean, found.about.std)
@@ -149,10 +155,12 @@ def _read(source: str) -> RawSet:
         return _read_named(source)
     if source.startswith(HUB_PREFIX):
         return read_hub_set(source.removeprefix(HUB_PREFIX))
-    path = Path(source).expanduser()
+    path = source_path(source)
     if source and os.path.exists(path):  # noqa: PTH110 - this one also answers for names that no path can have
         return _read_path(path)
-    names = source_names()
+    if source in PLUGINS.names():
+        return read_plugin_set(source)
+    names = (*source_names(), *PLUGINS.names())
     if "/" in source or path.suffix in (".parquet", ".npz"):
         raise Misuse("MTH-0251", f"{source} does not exist", hint="check the path; relative paths start where you are")
     guess = closest(source, names)
