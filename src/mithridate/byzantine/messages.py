@@ -187,15 +187,19 @@ class Header:
     nbytes: int
     crc: int
 
-    def frame(self, body: bytes | bytearray) -> Frame:
+    def frame(self, body: bytes | bytearray, *, crc: int | None = None) -> Frame:
         """Return the frame of this header and its payload.
+
+        Args:
+            body: The payload; a bytearray is taken over and must not be written to any more.
+            crc: Its checksum, if that is known.
 
         Raises:
             BadArtefact: MTH-0900 when length or checksum differ.
         """
         if len(body) != self.nbytes:
             raise BadArtefact("MTH-0900", f"a frame announces {self.nbytes} bytes and holds {len(body)}")
-        if zlib.crc32(body) != self.crc:
+        if (zlib.crc32(body) if crc is None else crc) != self.crc:
             raise BadArtefact("MTH-0900", f"the payload of a {self.slot.kind} frame of node {self.sender} is damaged")
         payload: NDArray[Any] | bytes = bytes(body)
         if self.dtype != BYTES:
