@@ -62,6 +62,42 @@ def test_a_list_of_scenarios_may_be_taken_whole(tmp_path: Path) -> None:
     assert "null takes all" in refused(tmp_path, "scenarios: {source: random, count: null}").message
 
 
+KEY = "2000000000"
+
+
+@pytest.mark.parametrize("source", [f"witches-brew-10:{KEY}", f"witches-brew-10/{KEY}", "random:3", "random/3"])
+def test_a_single_scenario_is_one_target(tmp_path: Path, source: str) -> None:
+    """The name of a scenario in a report, with its slash, may be given back."""
+    for extra in ("", ", count: 1", ", count: null"):
+        config = load_config(written(tmp_path, f"scenarios: {{source: '{source}'{extra}}}"))
+        assert config.scenarios.source == source.replace("/", ":")
+        assert (config.scenarios.num_targets, config.num_cells) == (1, 2 * 1 + 1)
+        assert load_config(written(tmp_path, to_yaml(config))) == config
+    assert (
+        "is one scenario, and count is 8" in refused(tmp_path, f"scenarios: {{source: '{source}', count: 8}}").message
+    )
+
+
+@pytest.mark.parametrize("verb", ["audit", "check", "craft"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            f"--scenarios witches-brew-10:{KEY} --targets 3",
+            "'witches-brew-10:2000000000' is one scenario, and count is 3",
+        ),
+        ("--scenarios witches-brew-10 --targets 11", "'witches-brew-10' has 10 scenarios, and count is 11"),
+        ("--scenarios random:x", "a key of 'random' is a number from 0, got 'x'"),
+        ("--scenarios random --targets 0", "must be at least 1, got 0"),
+    ],
+)
+def test_impossible_numbers_of_targets_are_refused_before_the_work(run: Any, verb: str, words: str, said: str) -> None:
+    outcome = run(verb, *words.split())
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert "hint: set count (--targets) to 1" in outcome.err or "one scenario" not in said
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

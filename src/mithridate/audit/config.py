@@ -30,10 +30,12 @@ from mithridate.audit.names import (
     DEFENSES,
     check_recipe,
     check_scenarios,
+    names_one,
     scenario_count,
+    scenario_source,
 )
 from mithridate.core.boundary import read_yaml
-from mithridate.core.errors import BadArtefact
+from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.core.methods import check_method
 from mithridate.core.problems import Source, as_misuse, read_source
 from mithridate.core.registry import Registry
@@ -147,22 +149,46 @@ class RecipeOptions(_Section):
 class ScenarioSection(_Section):
     """What the attacker wants, how often, and whose images may be poisoned."""
 
-    source: Annotated[str, _checked(check_scenarios)] = "random"
+    source: Annotated[str, AfterValidator(scenario_source), _checked(check_scenarios)] = "random"
     """random, or a published list: witches-brew-10, toxic-c10-scratch, ...; LIST:KEY takes one of its scenarios"""
     count: int | None = Field(default=8, ge=1, le=100_000)
-    """number of targets; null takes all of a published list"""
+    """number of targets; null takes all of a published list; 1 where the source is a single scenario"""
     threat: Literal["single-class", "third-party", "self-betrayal", "random-subset"] = "single-class"
     """class of the poisons: the wanted one, a third one, the target's own, or any"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or "count" in value:
+            return value
+        source = value.get("source")
+        return {**value, "count": 1} if isinstance(source, str) and names_one(scenario_source(source)) else value
+
     @model_validator(mode="after")
-    def _count_is_known(self) -> "ScenarioSection":
-        if self.count is None and (self.source == "random" or ":" in self.source):
-            raise ValueError(f"count must be a number for source {self.source!r}; null takes all of a published list")
+    def _count_fits(self) -> "ScenarioSection":
+        if names_one(self.source):
+            if self.count not in (None, 1):
+                raise Misuse(
+                    "MTH-0308",
+                    f"source {self.source!r} is one scenario, and count is {self.count}",
+                    hint="set count (--targets) to 1 or leave it out; for several targets name a whole list",
+                )
+        elif self.source == "random":
+            if self.count is None:
+                raise ValueError("count must be a number for source 'random'; null takes all of a published list")
+        elif self.count is not None and self.count > (most := scenario_count(self.source)):
+            raise Misuse(
+                "MTH-0308",
+                f"source {self.source!r} has {most} scenarios, and count is {self.count}",
+                hint="lower count (--targets), or take the source 'random'",
+            )
         return self
 
     @property
     def num_targets(self) -> int:
         """Number of scenarios, counted in the list where `count` is null."""
+        if names_one(self.source):
+            return 1
         return scenario_count(self.source) if self.count is None else self.count
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
+from mithridate.core.errors import Misuse
 from mithridate.core.registry import Registry, unknown_name
 from mithridate.training.contracts_index import CONTRACT_NAMES
 
@@ -50,14 +51,31 @@ def check_recipe(name: str) -> None:
         raise unknown_name("recipe", name, CONTRACT_NAMES)
 
 
+def names_one(source: str) -> bool:
+    """Return whether a scenario source is a single scenario: `LIST:KEY` or `random:NUMBER`."""
+    return ":" in source
+
+
+def scenario_source(source: str) -> str:
+    """Return a scenario source as it is written here: `LIST/KEY`, the name in reports, is `LIST:KEY`."""
+    name, slash, key = source.partition("/")
+    return f"{name}:{key}" if slash and name in ("random", *scenario_lists()) else source
+
+
 def check_scenarios(source: str) -> None:
-    """Check a scenario source: `random`, a shipped list, or `LIST:KEY`.
+    """Check a scenario source: `random`, a shipped list, `LIST:KEY`, or `random:NUMBER`.
 
     Raises:
-        Misuse: MTH-0101 for an unknown list or key.
+        Misuse: MTH-0101 for an unknown list or key, MTH-0306 for a number that is none.
     """
     name, colon, key = source.partition(":")
-    if source == "random":
+    if name == "random":
+        if colon and not (key.isascii() and key.isdecimal() and len(key) <= 9):
+            raise Misuse(
+                "MTH-0306",
+                f"a key of 'random' is a number from 0, got {key!r}",
+                hint="random:3 is the fourth of the scenarios that `random` draws",
+            )
         return
     if name not in scenario_lists():
         raise unknown_name("scenario list", name, ("random", *scenario_lists()))

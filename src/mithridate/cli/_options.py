@@ -101,7 +101,10 @@ class AttackerOptions:
             panel="Attacker",
         ),
     ] = None
-    targets: Annotated[int | None, _option("--targets", "Number of targets.", metavar="N", panel="Attacker")] = None
+    targets: Annotated[
+        int | None,
+        _option("--targets", "Number of targets; 1 with LIST:KEY, which is one.", metavar="N", panel="Attacker"),
+    ] = None
     budget: Annotated[
         float | None,
         _option(

@@ -309,7 +309,8 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-0308": Explanation(
         "impossible number of scenarios",
-        "Fewer than one scenario, more than the list or the test split has, or none said where the source has no end.",
+        "Fewer than one scenario, more than the list or the test split has, another number than one where LIST:KEY "
+        "names a single one, or none said where the source has no end.",
         "Ask for a number within the range that the message names.",
     ),
     "MTH-0309": Explanation(
