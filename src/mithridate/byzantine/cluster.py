@@ -183,7 +183,7 @@ class TrainingSection(_Section):
     """updates of the model"""
     batch: int = Field(default=32, ge=1, le=1 << 20)
     """examples per worker and step"""
-    lr: float = Field(default=0.1, gt=0, le=1000)
+    lr: float = Field(default=0.5, gt=0, le=1000)
     """step size; halved at one half and at three quarters of the run"""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """momentum of each worker before it sends (dampened: the step size keeps its meaning)"""
@@ -191,6 +191,8 @@ class TrainingSection(_Section):
     """largest norm of a worker's gradient, before momentum; null clips nothing"""
     weight_decay: float = Field(default=0.0, ge=0, le=10)
     """L2 decay, applied where the model is updated"""
+    augment: bool = False
+    """shift and flip images; not for digits"""
     evaluate_every: int = Field(default=20, ge=1)
     """steps between two measurements of test accuracy"""
 

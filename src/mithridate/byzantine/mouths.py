@@ -1,0 +1,206 @@
+"""What leaves a node: the truth, or what a Byzantine node makes of it.
+
+A Byzantine node runs the honest program, so that it knows what an honest one would say; its mouth says something else.
+Attacks that know the honest rows get them through a side channel, frames of kind `leak`: where the cluster file says
+`omniscient` (experiments on one machine), honest nodes show their vectors to the attackers of their role; elsewhere the
+attackers show theirs to each other and take them for the honest rows.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import numpy as np
+import torch
+
+from mithridate.aggregation._base import State
+from mithridate.aggregation.adversaries._base import AbstractAdversary, Rule
+from mithridate.byzantine.messages import Frame
+from mithridate.byzantine.source import Vector, stacked
+from mithridate.byzantine.transport._base import AbstractTransport, QuorumLost
+from mithridate.core.seeds import address
+from mithridate.numerics.rng import generator
+
+_LEAK_SECONDS = 2.0
+
+
+class Crashed(Exception):  # noqa: N818 - what happened, not what went wrong
+    """The node's behaviour is to stop here."""
+
+
+class AbstractMouth(ABC):
+    """Decides what is sent in place of an honest frame."""
+
+    @abstractmethod
+    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+        """Send something in place of `frame`, and return the vector that this node itself goes on with."""
+
+
+@final
+@dataclass
+class Honest(AbstractMouth):
+    """Says what is true, to all; and to `leaks`, so that omniscient attackers can be simulated."""
+
+    leaks: tuple[int, ...] = ()
+
+    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+        """Send the frame."""
+        await leak(transport, frame, self.leaks)
+        await transport.broadcast(frame, to)
+        return frame.array()
+
+
+async def leak(transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> None:
+    """Show a frame to attackers."""
+    if to:
+        await transport.broadcast(replace(frame, kind="leak", phase=leak_phase(frame)), to)
+
+
+def leak_phase(frame: Frame) -> int:
+    """Return the phase under which a frame is shown: one for each kind and phase of a round."""
+    return 4 * frame.phase + {"gradient": 0, "model": 1, "gather": 2}.get(frame.kind, 3)
+
+
+@final
+@dataclass
+class Forger(AbstractMouth):
+    """Sends what a row adversary forges.
+
+    Attributes:
+        adversary: The attack.
+        colluders: The Byzantine nodes of this role, in order; each sends the row of its place.
+        informants: Whose vectors are shown to us: the honest nodes, or the colluders.
+        rule: What the rows will be combined with, if there is one.
+        seed: For attacks that draw; the same for all colluders.
+    """
+
+    adversary: AbstractAdversary
+    colluders: tuple[int, ...]
+    informants: tuple[int, ...]
+    rule: Rule | None
+    seed: int
+    state: State = field(default=None)
+
+    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+        """Send the forged row of our place."""
+        f, place = len(self.colluders), self.colluders.index(transport.me)
+        if transport.me in self.informants:
+            await leak(transport, frame, [node for node in self.colluders if node != transport.me])
+        if self.adversary.knowledge == "honest rows":
+            rows = await self._shown(transport, frame)
+            count = f
+        else:
+            rows, count, place = [frame.array()], 1, 0
+        gen = generator(self.seed, "adversary", frame.kind, frame.round, frame.phase)
+        forged, self.state = self.adversary.forge(stacked(rows), count, rule=self.rule, gen=gen, state=self.state)
+        vector: Vector = forged[place].detach().to(torch.float32).numpy()
+        await transport.broadcast(replace(frame, payload=vector), to)
+        return vector
+
+    async def _shown(self, transport: AbstractTransport, frame: Frame) -> list[Vector]:
+        others = [node for node in self.informants if node != transport.me]
+        own = frame if transport.me in self.informants else None
+        if not others:
+            return [frame.array()]
+        phase = leak_phase(frame)
+        quorum = len(others) + (own is not None)
+        mine = None if own is None else replace(frame, kind="leak", phase=phase)
+        try:
+            found = await transport.collect(
+                "leak", frame.round, phase, of=self.informants, quorum=quorum, deadline=_LEAK_SECONDS, own=mine
+            )
+        except QuorumLost:
+            return [frame.array()]
+        return [shown.array() for shown in found.frames.values()]
+
+
+@final
+@dataclass
+class Silent(AbstractMouth):
+    """Says nothing."""
+
+    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+        """Send nothing."""
+        del transport, to
+        return frame.array()
+
+
+@final
+@dataclass
+class Crash(AbstractMouth):
+    """Stops for good at a step; honest before."""
+
+    at: int
+
+    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+        """Send the frame, or stop."""
+        if frame.round >= self.at:
+            raise Crashed
+        await transport.broadcast(frame, to)
+        return frame.array()
+
+
+@final
+@dataclass
+class Replay(AbstractMouth):
+    """Sends the first vector of each kind for ever."""
+
+    first: dict[str, Vector] = field(default_factory=dict)
+
+    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+        """Send the old vector under the present tag, and the old frame as well."""
+        old = self.first.setdefault(frame.kind, frame.array().copy())
+        await transport.broadcast(replace(frame, payload=old), to)
+        if frame.round:
+            await transport.broadcast(replace(frame, round=frame.round - 1, payload=old), to)
+        return frame.array()
+
+
+@final
+@dataclass
+class Garbage(AbstractMouth):
+    """Sends random bytes: no frame at all, a frame cut off, and a frame of the wrong size."""
+
+    seed: int
+
+    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+        """Send rubbish."""
+        rng = np.random.default_rng(address(self.seed, "garbage", transport.me, frame.round, frame.phase))
+        for peer in to:
+            if peer != transport.me:
+                await transport.send_bytes(peer, rng.bytes(int(rng.integers(1, 4096))))
+                await transport.send(peer, replace(frame, payload=frame.array()[: max(1, frame.numel // 2)]))
+        return frame.array()
+
+
+@final
+@dataclass
+class Equivocate(AbstractMouth):
+    """Sends each receiver another multiple of its vector, far off in turn to both sides."""
+
+    factor: float
+
+    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+        """Send every receiver something else."""
+        for place, peer in enumerate(to):
+            if peer != transport.me:
+                sign = -1.0 if place % 2 else 1.0
+                vector = (sign * self.factor * (1 + place) * frame.array()).astype(np.float32)
+                await transport.send(peer, replace(frame, payload=vector))
+        return frame.array()
+
+
+@final
+@dataclass
+class Slow(AbstractMouth):
+    """Tells the truth, late."""
+
+    seconds: float
+
+    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+        """Wait, then send the frame."""
+        await asyncio.sleep(self.seconds)
+        await transport.broadcast(frame, to)
+        return frame.array()

@@ -1,0 +1,262 @@
+"""What every node program has: its place in the cluster, a mouth, ears with a deadline, and a rule.
+
+An honest node and a Byzantine one run the same program; they differ in the mouth (see `mouths`), which decides what
+leaves the node. Nothing else of an honest node depends on who is Byzantine.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mithridate.aggregation._base import AbstractCombiner, State
+from mithridate.aggregation.aggregate import named_rule
+from mithridate.aggregation.combine import combine
+from mithridate.aggregation.names import PRE_AGGREGATORS
+from mithridate.byzantine.cluster import ClusterConfig
+from mithridate.byzantine.keeper import Keeper
+from mithridate.byzantine.messages import Expected, Frame, Schema
+from mithridate.byzantine.meter import Meter, Tell, quiet
+from mithridate.byzantine.mouths import AbstractMouth, Honest
+from mithridate.byzantine.source import Accuracy, Learner, Vector, stacked
+from mithridate.byzantine.transport._base import AbstractTransport, Collected, QuorumLost
+from mithridate.core.errors import Misuse
+from mithridate.core.methods import instantiate
+from mithridate.numerics.rng import generator
+from mithridate.numerics.row_view import RowView
+
+VECTOR_KINDS = ("model", "gradient", "gather", "leak", "agree-g", "agree-m")
+GENERATION = 1 << 32
+"""Rounds of a restarted trusted server begin at its next multiple of this, so that no round is used twice."""
+
+
+def schema(size: int, *, layers: Iterable[str] = ("data",)) -> Schema:
+    """Return what nodes read: float32 vectors of one size.
+
+    Args:
+        size: Entries of a vector.
+        layers: Layers of the broadcast in use.
+    """
+    kinds = {kind: Expected(dtype="float32", numel=size) for kind in VECTOR_KINDS}
+    kinds["resume"] = Expected(dtype="int64", numel=2)
+    return Schema(kinds=kinds, layers=frozenset(layers), phases=4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a node ended.
+
+    Attributes:
+        step: Updates that its model has seen.
+        vector: Its model.
+        accuracy: On the test set; None for nodes that hold no model of their own.
+        meter: Where its time went.
+    """
+
+    step: int
+    vector: Vector
+    accuracy: Accuracy | None
+    meter: Meter
+
+
+@final
+@dataclass(kw_only=True, eq=False)
+class Post:
+    """A node while it runs.
+
+    Attributes:
+        cluster: The cluster file.
+        transport: The way to the others.
+        learner: Its model and its shard.
+        mouth: What leaves the node.
+        keeper: Where its state is kept.
+        tell: Takes events.
+        meter: Its time.
+        at: The step that it works on.
+        loss: The loss of its last gradient.
+    """
+
+    cluster: ClusterConfig
+    transport: AbstractTransport
+    learner: Learner
+    mouth: AbstractMouth = field(default_factory=Honest)
+    keeper: Keeper = field(default_factory=Keeper)
+    tell: Tell = quiet
+    meter: Meter = field(default_factory=Meter)
+    at: int = 0
+    loss: float = 0.0
+    _rule: AbstractCombiner = field(init=False)
+    _median: AbstractCombiner = field(init=False)
+    _state: State = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rule = gradient_rule(self.cluster)
+        self._median = named_rule("median")
+        self._state = self._rule.init()
+
+    @property
+    def me(self) -> int:
+        """The number of this node."""
+        return self.transport.me
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return self.cluster.training.steps
+
+    @property
+    def deadline(self) -> float:
+        """Seconds to wait for a quorum now."""
+        waits = self.cluster.deadlines
+        return waits.round if self.meter.begun else max(waits.start, waits.round)
+
+    def frame(self, kind: str, number: int, phase: int, vector: Vector) -> Frame:
+        """Return a frame of our own."""
+        return Frame(kind, number, phase, self.me, vector)
+
+    async def say(self, kind: str, number: int, vector: Vector, *, to: Iterable[int], phase: int = 0) -> Vector:
+        """Let the mouth speak for us, and return what it said (to the first receiver) for our own use."""
+        return await self.mouth.say(self.transport, self.frame(kind, number, phase, vector), tuple(to))
+
+    async def collect(
+        self, kind: str, number: int, *, of: Iterable[int], quorum: int, phase: int = 0, own: Vector | None = None
+    ) -> list[Vector]:
+        """Return the vectors of the first `quorum` senders, sorted by their numbers.
+
+        Raises:
+            QuorumLost: At the deadline, naming who is missing.
+        """
+        mine = None if own is None else self.frame(kind, number, phase, own)
+        with self.meter.timing("waiting"):
+            found = await self.transport.collect(
+                kind, number, phase, of=of, quorum=quorum, deadline=self.deadline, own=mine
+            )
+        return self.noted(found)
+
+    def noted(self, found: Collected) -> list[Vector]:
+        """Count who was late, and return the vectors."""
+        self.meter.quorums += 1
+        for node in found.late:
+            self.meter.late[node] = self.meter.late.get(node, 0) + 1
+        return [frame.array() for frame in found.frames.values()]
+
+    def aggregate(self, gradients: list[Vector], step: int) -> Vector:
+        """Return what the rule makes of the gradients; buffers get the median.
+
+        Raises:
+            Misuse: More rows hold NaN or infinity than the rule bears.
+        """
+        with self.meter.timing("aggregation"):
+            rows = stacked(gradients)
+            if self.cluster.rule_method.name == "mean":
+                return _flat(rows.mean(0))
+            split = self.learner.parameters
+            gen = generator(self.cluster.seed, "rule", step)
+            head, self._state = combine(RowView.of(rows[:, :split]), self._rule, state=self._state, gen=gen)
+            return _flat(torch.cat([head, self._median_of(rows[:, split:])]))
+
+    def median(self, models: list[Vector]) -> Vector:
+        """Return the coordinate-wise median of models; in the baselines their mean."""
+        with self.meter.timing("aggregation"):
+            rows = stacked(models)
+            return _flat(rows.mean(0) if self.cluster.is_baseline else self._median_of(rows))
+
+    def _median_of(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, " c"]:
+        if not rows.shape[1]:
+            return rows[0]
+        return combine(RowView.of(rows), self._median, state=None, gen=torch.Generator())[0]
+
+    def gradient(self, step: int) -> Vector:
+        """Return our own gradient at the present model."""
+        with self.meter.timing("gradient"):
+            vector, loss = self.learner.gradient(step)
+        self.loss = loss
+        return vector
+
+    def spread(self, models: list[Vector], step: int) -> None:
+        """Tell how far apart the models of a gather are, now and then."""
+        if (step + 1) % self.cluster.training.evaluate_every == 0:
+            rows = stacked(models)
+            self.tell({"event": "spread", "step": step + 1, "spread": float((rows.amax(0) - rows.amin(0)).max())})
+
+    def finish(self, step: int) -> None:
+        """Do what is due after an update of the model: measure, save, tell."""
+        self.meter.step()
+        event: dict[str, object] = {"event": "step", "step": step}
+        if step % self.cluster.training.evaluate_every == 0 or step == self.steps:
+            with self.meter.timing("evaluation"):
+                found = self.learner.accuracy()
+            event |= {"correct": found.correct, "tested": found.tested}
+        self.tell(event | {"late": self.meter.latest()})
+        if self.keeper.due(step) or step == self.steps:
+            self.keeper.save(step, self.learner)
+
+    def answered(self, step: int) -> None:
+        """Do what is due after a worker's answer: save, tell."""
+        self.meter.step()
+        self.tell({"event": "step", "step": step, "loss": self.loss, "late": self.meter.latest()})
+        if self.keeper.due(step):
+            self.keeper.save(step, self.learner)
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Save the state when a quorum is lost inside, then let the error pass."""
+        try:
+            yield
+        except QuorumLost:
+            self.keeper.save(self.at, self.learner)
+            raise
+
+    def outcome(self, step: int, *, judged: bool) -> Outcome:
+        """Return how this node ended."""
+        accuracy = self.learner.accuracy() if judged else None
+        return Outcome(step=step, vector=self.learner.vector(), accuracy=accuracy, meter=self.meter)
+
+
+def gradient_rule(cluster: ClusterConfig) -> AbstractCombiner:
+    """Return the rule of a cluster behind its pre-aggregators, with its declared f.
+
+    Raises:
+        Misuse: The rule's own conditions do not hold for the quorum, or an option is unknown.
+    """
+    method = cluster.rule_method
+    role = "peer" if cluster.protocol == "p2p" else "worker"
+    f = cluster.f(role)
+    pre = [
+        instantiate(PRE_AGGREGATORS.load(stage.name), stage.name, _with_f(stage.name, f) | stage.options)
+        for stage in cluster.pre
+    ]
+    given = None if method.name == "mean" else method.options.get("f", f)
+    options = {key: value for key, value in method.options.items() if key != "f"}
+    assert given is None or isinstance(given, int)
+    rule = named_rule(method.name, f=_taken(method.name, given), pre=pre, **options)
+    try:
+        rule.check(cluster.quorum(role))
+    except Misuse as error:
+        raise Misuse(error.code, f"{error.message} (a quorum of the {role}s)", hint=error.hint) from None
+    return rule
+
+
+def _with_f(name: str, f: int) -> dict[str, object]:
+    return {"f": f} if _has_f(PRE_AGGREGATORS.load(name)) else {}
+
+
+def _taken(name: str, f: int | None) -> int | None:
+    from mithridate.aggregation.names import RULES
+
+    return f if _has_f(RULES.load(name)) else None
+
+
+def _has_f(method: type) -> bool:
+    from dataclasses import fields, is_dataclass
+
+    return is_dataclass(method) and any(item.name == "f" for item in fields(method))
+
+
+def _flat(vector: Tensor) -> Vector:
+    result: Vector = vector.detach().numpy()
+    return result
