@@ -8,6 +8,7 @@ import training_kit as kit
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mithridate.aggregation.adversaries.sign_flip_own import SignFlipOwn
 from mithridate.aggregation.clip_noise import ClipNoise
 from mithridate.aggregation.krum import Krum
 from mithridate.aggregation.mean import Mean
@@ -182,9 +183,13 @@ def test_a_worker_without_weight_sends_zero() -> None:
 
 def test_a_hostile_worker_multiplies_its_row() -> None:
     rows = torch.arange(12.0).view(4, 3)
-    found, _ = Hostile(f=2, factor=-3.0).map_rows(rows, None, torch.Generator())
+
+    def submitted(hostile: Hostile) -> Tensor:
+        return hostile.submit(rows, {"classes": 4, "adversary": None}, torch.Generator(), lambda r: r.mean(0))[0]
+
+    found = submitted(Hostile(f=2, adversary=SignFlipOwn(scale=3.0)))
     assert torch.equal(found, torch.cat([rows[:2], -3 * rows[2:]]))
-    assert torch.equal(Hostile(f=0).map_rows(rows, None, torch.Generator())[0], rows)
+    assert torch.equal(submitted(Hostile(f=0)), rows)
 
 
 def test_weights_flow_through_both_paths() -> None:

@@ -14,7 +14,7 @@ from mithridate.core.codes import CODES
 from mithridate.training.loop import begin, steps
 
 ROOM = Path(mithridate.training.__file__).parent
-HOT = ("loop.py", "gradient.py", "draw.py", "update.py", "view.py")
+HOT = ("loop.py", "gradient.py", "draw.py", "update.py", "view.py", "workers.py", "rows.py", "ratio.py")
 QUESTIONS = {"item", "cpu", "tolist", "numpy", "nonzero", "synchronize"}
 
 

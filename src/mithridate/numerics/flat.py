@@ -45,6 +45,10 @@ class FlatModule:
         """Return the named parameters that a flat vector stands for, as views of it."""
         return {name: _shaped(flat[slot], shape, last) for name, slot, shape, last in self._slots}
 
+    def stacked(self, rows: Float[Tensor, "n d"]) -> dict[str, Tensor]:
+        """Return the named parameters that n flat vectors stand for, stacked along a first dimension, as views."""
+        return {name: _stacked(rows[:, slot], shape, last) for name, slot, shape, last in self._slots}
+
     def buffers(self) -> dict[str, Tensor]:
         """Return the module's buffers by name (not copies)."""
         return dict(self.module.named_buffers())
@@ -62,3 +66,10 @@ def _shaped(flat: Tensor, shape: torch.Size, channels_last: bool) -> Tensor:
         return flat.view(shape)
     out, channels, height, width = shape
     return flat.view(out, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _stacked(rows: Tensor, shape: torch.Size, channels_last: bool) -> Tensor:
+    if not channels_last:
+        return rows.view(len(rows), *shape)
+    out, channels, height, width = shape
+    return rows.view(len(rows), out, height, width, channels).permute(0, 1, 4, 2, 3)

@@ -19,14 +19,17 @@ def _interval(report: Report) -> str:
 def reading(report: Report) -> list[tuple[str, str]]:
     """Terms and their meanings, only those that this report uses."""
     attacks = {cell.attack for cell in report.cells}
-    entries = [
+    entries = [("Interval", _interval(report))]
+    if not report.cells and report.tables:
+        return entries
+    entries.insert(
+        0,
         (
             "Success rate",
             "The share of trials in which a victim, trained from scratch on the poisoned data, took the target for the "
             "class that the attacker wanted. One trial is one victim and one target. n/a is 0 of 0: nothing to count.",
         ),
-        ("Interval", _interval(report)),
-    ]
+    )
     controls = [f"“{attack}” is {meaning}" for attack, meaning in CONTROLS.items() if attack in attacks]
     if controls:
         entries.append(("Controls", f"{'; '.join(controls)}. An attack counts as far as it exceeds its controls."))

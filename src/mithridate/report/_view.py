@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from mithridate.core.errors import Misuse
 from mithridate.core.intervals import Rate
 from mithridate.core.verdicts import Gate, Status
-from mithridate.report._format import counted, duration, name, number, percent, percent_range, scalar, sentence
+from mithridate.report._format import (
+    counted,
+    duration,
+    name,
+    number,
+    percent,
+    percent_range,
+    scalar,
+    sentence,
+    unbroken,
+)
 from mithridate.report.schema import Cell, Report
 
 CONTROLS = {
@@ -98,6 +108,36 @@ def self_reports(cells: Sequence[Cell]) -> list[SelfReport]:
         )
         for cell in cells
         if cell.diagnostics or cell.warnings
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTable:
+    """A table of the report as text; `numeric` says of each column whether it is set flush right."""
+
+    title: str
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left_out: int
+    note: str
+
+
+def text_tables(report: Report, limit: int) -> list[TextTable]:
+    """The tables of the report with at most `limit` rows each."""
+    return [
+        TextTable(
+            title=sentence(table.title),
+            columns=tuple(map(name, table.columns)),
+            numeric=tuple(
+                bool(table.rows) and all(not isinstance(row[k], str) for row in table.rows)
+                for k in range(len(table.columns))
+            ),
+            rows=tuple(tuple(unbroken(scalar(entry)) for entry in row) for row in table.rows[:limit]),
+            left_out=max(0, len(table.rows) - limit),
+            note=sentence(table.note),
+        )
+        for table in report.tables
     ]
 
 

@@ -25,6 +25,7 @@ from mithridate.report._view import (
     gate_line,
     paper_rows,
     self_reports,
+    text_tables,
 )
 from mithridate.report.schema import Picture, Report, TargetPicture, TargetResult, validate
 
@@ -179,7 +180,8 @@ def _contents(report: Report, *, pictures: bool, chart: bool) -> list[tuple[str,
     entries = [
         ("setting", "Setting", bool(report.setting)),
         ("paper", "Claim", report.paper is not None),
-        ("results", "Results", True),
+        ("tables", "Tables", bool(report.tables)),
+        ("results", "Results", bool(report.cells or not report.tables)),
         ("pictures", "Pictures", pictures),
         ("alignment", "Alignment", chart),
         ("details", "Targets", bool(report.targets or report.crafting)),
@@ -217,6 +219,7 @@ def _page(report: Report, limits: _Limits) -> str:
             pictures_left_out=left_out,
             reading=reading(report),
             report=report,
+            tables=text_tables(report, limits.rows),
             self_reports=self_reports(report.cells[: limits.rows]),
             target_pictures=target_pictures,
             word=WORDS[report.verdict.status],

@@ -232,6 +232,25 @@ class Paper(_Strict):
     measured: Annotated[tuple[Labelled, ...], Field(strict=False)] = ()
 
 
+Entries = Annotated[tuple[Scalar, ...], Field(strict=False)]
+
+
+class Table(_Strict):
+    """Results that are no grid of attacks on targets: text or numbers under named columns."""
+
+    title: str = Field(pattern=r"\S")
+    columns: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    rows: Annotated[tuple[Entries, ...], Field(strict=False)]
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _widths_agree(self) -> "Table":
+        for number, row in enumerate(self.rows, start=1):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {number} has {len(row)} entries under {len(self.columns)} columns")
+        return self
+
+
 class Timing(_Strict):
     """Wall-clock seconds of the run, and the estimate given before it."""
 
@@ -250,6 +269,7 @@ class Report(_Strict):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     setting: Annotated[tuple[Labelled, ...], Field(strict=False)] = ()
     cells: Annotated[tuple[Cell, ...], Field(strict=False)]
+    tables: Annotated[tuple[Table, ...], Field(strict=False)] = ()
     comparisons: Annotated[tuple[Comparison, ...], Field(strict=False)] = ()
     targets: Annotated[tuple[TargetResult, ...], Field(strict=False)] = ()
     alignment: Annotated[tuple[Alignment, ...], Field(strict=False)] = ()

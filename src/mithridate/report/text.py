@@ -22,6 +22,7 @@ from mithridate.report import _format as fmt
 from mithridate.report._view import (
     WORDS,
     Row,
+    TextTable,
     against_gate,
     by_scenario,
     confidence,
@@ -30,12 +31,14 @@ from mithridate.report._view import (
     paper_rows,
     row_of,
     self_reports,
+    text_tables,
 )
 from mithridate.report.schema import Cell, Report, validate
 
 STEP_SUMMARY_BYTES = 1_000_000
 _STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 _CHART_COLUMNS = 25
+_MOST_ROWS = 60
 _WIDE, _MEDIUM, _NARROW = 112, 92, 66
 _CSV_COLUMNS = (
     *("scenario", "attack", "defense", "targets", "victims", "trials", "successes", "attack_success_rate"),
@@ -102,6 +105,23 @@ def _terminal_table(report: Report, width: int) -> Table:
     return table
 
 
+def _terminal_text_table(found: TextTable) -> list[RenderableType]:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column, numeric in zip(found.columns, found.numeric, strict=True):
+        table.add_column(Text(column, overflow="fold"), justify="right" if numeric else "left", overflow="fold")
+    for row in found.rows:
+        table.add_row(*(Text(entry, overflow="fold") for entry in row))
+    notes = [f"{found.left_out} more rows are in report.json"] if found.left_out else []
+    notes += [found.note] if found.note else []
+    return [Text(found.title, style="bold", overflow="fold"), table, *(Text(note, style="dim") for note in notes)]
+
+
+def _md_text_table(found: TextTable) -> list[str]:
+    lines = [f"**{_md(found.title)}**", "", *_md_table([_md(c) for c in found.columns], [list(r) for r in found.rows])]
+    lines += [f"{found.left_out} more rows are in report.json.", ""] if found.left_out else []
+    return [*lines, *([_md(found.note), ""] if found.note else [])]
+
+
 def render_terminal(document: object, width: int = 80) -> RenderableType:
     """Render for a terminal of `width` columns: the verdict first, then the table, then how to run it again.
 
@@ -118,7 +138,10 @@ def render_terminal(document: object, width: int = 80) -> RenderableType:
         reasons.append(Text(f"gate {fmt.name(verdict.gate)}, held against the bound of the interval", style="dim"))
     if reasons:
         parts.append(Padding(Group(*reasons), (0, 0, 0, 2), expand=False))
-    parts += [Text(), _terminal_table(report, width), Text()]
+    if report.cells or not report.tables:
+        parts += [Text(), _terminal_table(report, width), Text()]
+    for table in text_tables(report, _MOST_ROWS):
+        parts += [Text(), *_terminal_text_table(table)]
     for comparison in report.comparisons:
         parts.append(
             Text(
@@ -205,6 +228,8 @@ def _markdown(report: Report, rows: int) -> str:
         )
     if len(report.cells) > rows:
         lines += [f"{len(report.cells) - rows} more cells are in report.json.", ""]
+    for table in text_tables(report, rows):
+        lines += _md_text_table(table)
     if report.comparisons:
         compared = [[fmt.sentence(c.what), fmt.p_value(c.p_value), fmt.name(c.test)] for c in report.comparisons[:rows]]
         lines += _md_table(["Comparison", "p-value", "Test"], compared)
@@ -309,6 +334,7 @@ def _csv_number(value: float | None) -> str:
 def render_csv(document: object) -> str:
     """Render the cells as CSV with a header; rates are shares in [0, 1] at full precision, `n/a` for 0 of 0.
 
+    A report without cells is rendered as its tables, one after the other, each with its header.
     Text that a spreadsheet would take for a formula is preceded by an apostrophe.
 
     Raises:
@@ -317,6 +343,11 @@ def render_csv(document: object) -> str:
     report = validate(document)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
+    if report.tables and not report.cells:
+        for table in report.tables:
+            writer.writerow(map(_csv_text, table.columns))
+            writer.writerows([_csv_text(e) if isinstance(e, str) else repr(e) for e in row] for row in table.rows)
+        return out.getvalue()
     writer.writerow(_CSV_COLUMNS)
     for cell in report.cells:
         names = [_csv_text(text) for text in (cell.scenario, cell.attack, cell.defense)]

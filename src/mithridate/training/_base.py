@@ -143,9 +143,13 @@ class AbstractWeigh(AbstractStage):
 
 
 class AbstractRowMap(AbstractStage):
-    """(rows, state, rng) -> rows: worker momentum, mixing, hostile workers."""
+    """(rows, state, rng) -> rows: clipping, worker momentum, recorders.
+
+    `of_workers` says whether the map needs the same rows in every step, as a memory of each worker does.
+    """
 
     name: ClassVar[str]
+    of_workers: ClassVar[bool] = False
 
     @abstractmethod
     def map_rows(

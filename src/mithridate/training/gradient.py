@@ -12,7 +12,7 @@ Shapes: b examples, n rows, d parameters.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -20,14 +20,16 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from mithridate.aggregation._base import AbstractNormCombiner, Evidence, State
+from mithridate.aggregation.adversaries._base import Rule
 from mithridate.aggregation.combine import combine
 from mithridate.numerics.flat import FlatModule
 from mithridate.numerics.row_view import RowView
 from mithridate.training._base import Batch, Forward, Rng
+from mithridate.training.server_momentum import ServerMomentum
 from mithridate.training.step import Step
+from mithridate.training.workers import worker_rows
 
 _EXAMPLES_AT_ONCE = 64
-_TINY = 1e-30  # a worker whose examples all have weight zero sends a zero row
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Gradient:
         for row_map in self.step.rows.maps:
             key = f"rows/{row_map.name}"
             rows, states[key] = row_map.map_rows(rows, states[key], rng.child(key)(count))
+        if hostile := self.step.rows.hostile:
+            key = f"rows/{hostile.name}"
+            gen, rule = rng.child(key)(count), self._rule(states["combine"], rng.child("adversary")(count))
+            rows, states[key] = hostile.submit(rows, states[key], gen, rule)
         return self._combined(rows, prior, states, rng(count)), loss
 
     def _mean(
@@ -91,7 +97,7 @@ class Gradient:
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, ""]]:
         """Materialise the rows and the weight that each has in the plain mean."""
         if self.step.rows.of == "worker":
-            return self._worker_rows(batch, weights, states)
+            return worker_rows(self.step, self.net, self.autocast, batch, weights, states)
         with torch.no_grad():
             losses = self.step.loss.losses(self.autocast(self.net.module), batch)
         weights, states["weigh"] = self.step.weigh.weigh(losses, batch, weights, states["weigh"])
@@ -99,21 +105,6 @@ class Gradient:
         if self.step.combine.evidence >= Evidence.GRAM:
             rows.mul_((len(rows) * weights).to(rows.dtype)[:, None])
         return rows, weights, torch.dot(weights, losses)
-
-    def _worker_rows(
-        self, batch: Batch, weights: Float[Tensor, " b"], states: dict[str, State]
-    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, ""]]:
-        parts = torch.arange(len(weights), device=weights.device).tensor_split(self.step.rows.count)
-        losses = [self.step.loss.losses(self.autocast(self.net.module), _part(batch, part)) for part in parts]
-        weights, states["weigh"] = self.step.weigh.weigh(torch.cat(losses).detach(), batch, weights, states["weigh"])
-        prior = torch.stack([weights[part].sum() for part in parts])
-        rows = torch.stack(
-            [
-                self._backward(weights[part] / share.clamp_min(_TINY), loss)[0].clone()
-                for part, loss, share in zip(parts, losses, prior, strict=True)
-            ]
-        )
-        return rows, prior, torch.dot(weights, torch.cat(losses).detach())
 
     def _example_rows(self, batch: Batch) -> Iterator[Float[Tensor, "_ d"]]:
         """Yield the gradients of single examples' losses, a chunk at a time."""
@@ -136,6 +127,18 @@ class Gradient:
             part = {name: value[start : start + _EXAMPLES_AT_ONCE] for name, value in columns.items()}
             yield vmap(grad(loss_of_one), in_dims=(None, 0))(self.net.values, part)
 
+    def _rule(self, state: State, gen: torch.Generator) -> Rule:
+        """Return the rule as a function of the rows, for adversaries that try it out; `gen` is not the step's own."""
+        rule = self.step.combine
+        rule, state = (rule.rule, state["rule"]) if isinstance(rule, ServerMomentum) else (rule, state)
+
+        def aggregated(rows: Tensor) -> Tensor:
+            if rule.evidence == Evidence.MEAN:
+                return rows.mean(0)
+            return combine(RowView.of(rows), rule, state=state, gen=gen)[0]
+
+        return aggregated
+
     def _combined(
         self, rows: Float[Tensor, "n d"], prior: Float[Tensor, " n"], states: dict[str, State], gen: torch.Generator
     ) -> Float[Tensor, " d"]:
@@ -144,13 +147,3 @@ class Gradient:
             return prior.to(rows.dtype) @ rows
         vector, states["combine"] = combine(RowView.of(rows), rule, state=states["combine"], gen=gen, prior=prior)
         return vector
-
-
-def _part(batch: Batch, part: Tensor) -> Batch:
-    return replace(
-        batch,
-        index=batch.index[part],
-        x=batch.x[part],
-        labels=batch.labels[part],
-        columns={name: value[part] for name, value in batch.columns.items()},
-    )

@@ -59,7 +59,8 @@ def _stages(step: Step) -> dict[str, AbstractStage]:
     """Return the stages that have a state, by address."""
     views = {f"view/{view.name}": view for view in step.views}
     maps = {f"rows/{row_map.name}": row_map for row_map in step.rows.maps}
-    return {"draw": step.draw, **views, "loss": step.loss, "weigh": step.weigh, **maps}
+    hostile = {"rows/hostile": step.rows.hostile} if step.rows.hostile else {}
+    return {"draw": step.draw, **views, "loss": step.loss, "weigh": step.weigh, **maps, **hostile}
 
 
 def _enter(plan: Plan, run: Run, phase: Phase, previous: Step | None, rng: Rng) -> None:

@@ -9,7 +9,7 @@ from mithridate.aggregation.mean import Mean
 from mithridate.core.errors import Misuse
 from mithridate.models.facts import has_dropout
 from mithridate.training._base import AbstractDraw, AbstractLoss, AbstractUpdate, AbstractView, AbstractWeigh
-from mithridate.training.draw import Shuffle
+from mithridate.training.draw import PerWorker, Shuffle
 from mithridate.training.loss import CrossEntropy
 from mithridate.training.rows import Rows
 from mithridate.training.update import SGD
@@ -31,7 +31,7 @@ class Step:
     @property
     def needs_rows(self) -> bool:
         """Whether a single backward pass does not suffice."""
-        return self.combine.evidence > Evidence.MEAN or bool(self.rows.maps)
+        return self.combine.evidence > Evidence.MEAN or bool(self.rows.maps) or self.rows.hostile is not None
 
     def check(self, model: nn.Module, batch: int) -> None:
         """Raise `Misuse` if the stages do not fit together or do not fit the model.
@@ -43,15 +43,11 @@ class Step:
         names = [view.name for view in self.views]
         if len(set(names)) < len(names):
             raise Misuse("MTH-0503", f"two views share a name, which is the address of their randomness: {names}")
+        self._check_maps()
         if not self.needs_rows:
             return
         if self.rows.of == "worker":
-            if batch < self.rows.count:
-                raise Misuse(
-                    "MTH-0504",
-                    f"{self.rows.count} workers cannot share a batch of {batch} examples, the smallest of an epoch",
-                    hint="raise the batch, lower the number of workers, or leave out the last batch with drop_last",
-                )
+            self._check_workers(batch)
             self.combine.check(self.rows.count)
             return
         self.combine.check(batch)
@@ -73,6 +69,40 @@ class Step:
                 "MTH-0502",
                 f"{rule} needs one gradient per example, and {type(model).__name__} drops units at random",
                 hint='use a model without dropout, or Rows(of="worker", count=n)',
+            )
+
+    def _check_maps(self) -> None:
+        names = [row_map.name for row_map in self.rows.maps]
+        if len(set(names)) < len(names):
+            raise Misuse("MTH-0503", f"two maps of rows share a name, which is the address of their state: {names}")
+        needy = [row_map.name for row_map in self.rows.maps if row_map.of_workers]
+        needy += ["hostile"] if self.rows.hostile else []
+        if self.rows.of != "worker" and needy:
+            raise Misuse(
+                "MTH-0554",
+                f"{', '.join(needy)} concern workers, and a row is the gradient of one {self.rows.of}",
+                hint='use Rows(of="worker", count=n)',
+            )
+
+    def _check_workers(self, batch: int) -> None:
+        count, hostile = self.rows.count, self.rows.hostile
+        if batch < count:
+            raise Misuse(
+                "MTH-0504",
+                f"{count} workers cannot share a batch of {batch} examples, the smallest of an epoch",
+                hint="raise the batch, lower the number of workers, or leave out the last batch with drop_last",
+            )
+        if isinstance(self.draw, PerWorker) and self.draw.workers != count:
+            raise Misuse(
+                "MTH-0555",
+                f"the draw is for {self.draw.workers} workers and the rows are those of {count}",
+                hint="give both the same number",
+            )
+        if hostile is not None and hostile.f >= count:
+            raise Misuse(
+                "MTH-0556",
+                f"{hostile.f} of {count} workers cannot be hostile: at least one must be honest",
+                hint="lower f or add workers",
             )
 
 
