@@ -111,6 +111,8 @@ class _Search:
     ) -> tuple[tuple[int, ...], tuple[int, ...], int] | None:
         """Remove the open points that are too far from a kept one; None if that leaves too few or a kept pair is."""
         too_far = self.distances > 2 * self.value * (1 + 1e-9)  # a pair's scatter has the top eigenvalue distance^2 / 2
+        if spare > len(open_):
+            return None
         if not kept:
             return kept, open_, spare
         gone: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = np.logical_or.reduce(too_far[list(kept)], axis=0)
@@ -118,7 +120,7 @@ class _Search:
             return None
         left = tuple(point for point in open_ if not gone[point])
         spare -= len(open_) - len(left)
-        return None if spare < 0 else (kept, left, spare)
+        return None if not 0 <= spare <= len(left) else (kept, left, spare)
 
     def _tops(self, subsets: "list[list[int]] | list[tuple[int, ...]]") -> Array:
         """Return the largest eigenvalue of each subset's scatter matrix; the subsets are of one size."""
