@@ -3,7 +3,9 @@
 A Byzantine node runs the honest program, so that it knows what an honest one would say; its mouth says something else.
 Attacks that know the honest rows get them through a side channel, frames of kind `leak`: where the cluster file says
 `omniscient` (experiments on one machine), honest nodes show their vectors to the attackers of their role; elsewhere the
-attackers show theirs to each other and take them for the honest rows.
+attackers show theirs to each other and take them for the honest rows. An omniscient attacker also rushes, as if the
+network were its own: honest nodes hold their frames back until the attackers have sent theirs and say `go`. Otherwise
+the attackers, who wait for what they are shown, would be too late for most quorums, and the attack would be a pretence.
 """
 
 import asyncio
@@ -41,15 +43,37 @@ class AbstractMouth(ABC):
 @final
 @dataclass
 class Honest(AbstractMouth):
-    """Says what is true, to all; and to `leaks`, so that omniscient attackers can be simulated."""
+    """Says what is true, to all; before that to `leaks`, so that omniscient attackers can be simulated.
+
+    Attributes:
+        leaks: Attackers that are shown everything and speak first. One that does not is not waited for again.
+    """
 
     leaks: tuple[int, ...] = ()
+    waits: bool = True
 
     async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
         """Send the frame."""
-        await leak(transport, frame, self.leaks)
+        if self.leaks:
+            await leak(transport, frame, self.leaks)
+            await self._let_them_rush(transport, frame)
         await transport.broadcast(frame, to)
         return frame.array()
+
+    async def _let_them_rush(self, transport: AbstractTransport, frame: Frame) -> None:
+        if not self.waits:
+            return
+        try:
+            await transport.collect(
+                "go",
+                frame.round,
+                leak_phase(frame),
+                of=self.leaks,
+                quorum=len(self.leaks),
+                deadline=2 * _LEAK_SECONDS,
+            )
+        except QuorumLost:
+            self.waits = False
 
 
 async def leak(transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> None:
@@ -97,6 +121,8 @@ class Forger(AbstractMouth):
         forged, self.state = self.adversary.forge(stacked(rows), count, rule=self.rule, gen=gen, state=self.state)
         vector: Vector = forged[place].detach().to(torch.float32).numpy()
         await transport.broadcast(replace(frame, payload=vector), to)
+        if self.adversary.knowledge == "honest rows" and transport.me not in self.informants:
+            await transport.broadcast(replace(frame, kind="go", phase=leak_phase(frame), payload=b"."), self.informants)
         return vector
 
     async def _shown(self, transport: AbstractTransport, frame: Frame) -> list[Vector]:

@@ -43,6 +43,7 @@ def schema(size: int, *, layers: Iterable[str] = ("data",)) -> Schema:
     """
     kinds = {kind: Expected(dtype="float32", numel=size) for kind in VECTOR_KINDS}
     kinds["resume"] = Expected(dtype="int64", numel=2)
+    kinds["go"] = Expected(dtype="bytes", numel=1)
     return Schema(kinds=kinds, layers=frozenset(layers), phases=4096)
 
 
@@ -176,12 +177,6 @@ class Post:
             vector, loss = self.learner.gradient(step)
         self.loss = loss
         return vector
-
-    def spread(self, models: list[Vector], step: int) -> None:
-        """Tell how far apart the models of a gather are, now and then."""
-        if (step + 1) % self.cluster.training.evaluate_every == 0:
-            rows = stacked(models)
-            self.tell({"event": "spread", "step": step + 1, "spread": float((rows.amax(0) - rows.amin(0)).max())})
 
     def finish(self, step: int) -> None:
         """Do what is due after an update of the model: measure, save, tell."""

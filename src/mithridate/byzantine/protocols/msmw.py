@@ -64,7 +64,6 @@ async def _server_step(post: Post, step: int) -> int:
         mine = post.learner.vector()
         await post.say("gather", step, mine, to=servers)
         models = await _collect(post, "gather", step, of=servers, quorum=cluster.quorum("server"), own=mine)
-        post.spread(models, step)
         post.learner.load(post.median(models))
     return step + 1
 
