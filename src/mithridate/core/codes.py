@@ -575,6 +575,16 @@ CODES: dict[str, Explanation] = {
         "minority.",
         "Use smaller buckets (s), lower f, or add workers.",
     ),
+    "MTH-0557": Explanation(
+        "the plan has rows or a rule of its own",
+        "A defense that simulates workers and combines them by a rule cannot be stacked on a step that does so already.",
+        "Defend a plan whose steps combine by the plain mean; use one such defense.",
+    ),
+    "MTH-0558": Explanation(
+        "this adversary has no strength",
+        "A strength was given for a row adversary that has no parameter of that kind, such as nan or opt-alie.",
+        "Leave the strength out, or choose an adversary of fixed strength.",
+    ),
     # 06xx attacks and defenses
     "MTH-0601": Explanation(
         "wrong number of surrogates",

@@ -27,9 +27,11 @@ class AbstractAdversary(Checked, ABC):
         knowledge: What `forge` is given. `honest rows`: what every honest worker submits in this step, after clipping
             and momentum. `own row`: what the f hostile workers themselves would have submitted. `data`: the same,
             computed on data that the adversary has tampered with beforehand.
+        strength: The field that says how hard the adversary hits, if there is one.
     """
 
     knowledge: ClassVar[Knowledge]
+    strength: ClassVar[str] = ""
 
     @abstractmethod
     def forge(

@@ -28,6 +28,7 @@ class ALittleIsEnough(AbstractAdversary):
     """The mean, z deviations off."""
 
     knowledge: ClassVar[Knowledge] = "honest rows"
+    strength: ClassVar[str] = "z"
     z: float | None = param(None, within=In(0.0, 1e6), doc="deviations; by default the quantile of the paper")
     sign: int = param(-1, within=OneOf(-1, 1), doc="to which side every coordinate is shifted")
 

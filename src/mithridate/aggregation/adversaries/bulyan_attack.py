@@ -26,6 +26,7 @@ class HiddenVulnerability(AbstractAdversary):
     """The mean with its last coordinate, or all of them, moved."""
 
     knowledge: ClassVar[Knowledge] = "honest rows"
+    strength: ClassVar[str] = "t"
     t: float | None = param(None, within=In(-1e30, 1e30), doc="how far; searched against the rule by default")
     coordinate: str = param("last", within=OneOf("last", "all"), doc="which coordinates move: last or all")
     budget: int = param(16, within=In(1, 10_000), doc="aggregations that the search may try")

@@ -24,6 +24,7 @@ class Drop(AbstractAdversary):
     """Zeros in random places."""
 
     knowledge: ClassVar[Knowledge] = "own row"
+    strength: ClassVar[str] = "share"
     share: float = param(0.3, within=In(0.0, 1.0), doc="expected share of the coordinates that is set to zero")
 
     def forge(

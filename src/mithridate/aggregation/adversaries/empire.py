@@ -23,6 +23,7 @@ class Empire(AbstractAdversary):
     """The mean minus a multiple of itself."""
 
     knowledge: ClassVar[Knowledge] = "honest rows"
+    strength: ClassVar[str] = "factor"
     factor: float = param(1.1, within=In(0.0, 1e12), doc="what is subtracted from the mean, in units of the mean")
 
     def forge(

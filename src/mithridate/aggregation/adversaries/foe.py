@@ -23,6 +23,7 @@ class FallOfEmpires(AbstractAdversary):
     """Inner-product manipulation at the strength that distance rules fall for."""
 
     knowledge: ClassVar[Knowledge] = "honest rows"
+    strength: ClassVar[str] = "eps"
     eps: float = param(0.1, within=In(0.0, 1e12), doc="length of the hostile vector in units of the mean")
 
     def forge(

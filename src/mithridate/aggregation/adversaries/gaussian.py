@@ -23,6 +23,7 @@ class Gaussian(AbstractAdversary):
     """Fresh noise in every row."""
 
     knowledge: ClassVar[Knowledge] = "own row"
+    strength: ClassVar[str] = "deviation"
     mean: float = param(0.0, within=In(-1e30, 1e30), doc="mean of every coordinate")
     deviation: float = param(1.0, within=In(0.0, 1e30), doc="standard deviation of every coordinate")
 

@@ -23,6 +23,7 @@ class InnerProduct(AbstractAdversary):
     """Against the mean, at a chosen length."""
 
     knowledge: ClassVar[Knowledge] = "honest rows"
+    strength: ClassVar[str] = "eps"
     eps: float = param(2.0, within=In(0.0, 1e12), doc="length of the hostile vector in units of the mean")
 
     def forge(

@@ -23,6 +23,7 @@ class RandomModel(AbstractAdversary):
     """Fresh uniform numbers in every row."""
 
     knowledge: ClassVar[Knowledge] = "own row"
+    strength: ClassVar[str] = "scale"
     scale: float = param(1.0, within=In(0.0, 1e30), doc="upper end of the uniform law")
 
     def forge(

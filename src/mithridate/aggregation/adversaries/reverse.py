@@ -23,6 +23,7 @@ class Reverse(AbstractAdversary):
     """The own row, reversed and blown up."""
 
     knowledge: ClassVar[Knowledge] = "own row"
+    strength: ClassVar[str] = "factor"
     factor: float = param(100.0, within=In(0.0, 1e12), doc="what the negated row is multiplied with")
 
     def forge(

@@ -23,6 +23,7 @@ class SignFlipMean(AbstractAdversary):
     """The negated mean of the honest rows, from everyone."""
 
     knowledge: ClassVar[Knowledge] = "honest rows"
+    strength: ClassVar[str] = "scale"
     scale: float = param(1.0, within=In(0.0, 1e12), doc="what the negated mean is multiplied with")
 
     def forge(

@@ -23,6 +23,7 @@ class SignFlipOwn(AbstractAdversary):
     """Each hostile worker negates what it would have sent."""
 
     knowledge: ClassVar[Knowledge] = "own row"
+    strength: ClassVar[str] = "scale"
     scale: float = param(1.0, within=In(0.0, 1e12), doc="what the negated row is multiplied with; 0 sends zeros")
 
     def forge(
