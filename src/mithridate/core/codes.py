@@ -577,7 +577,7 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-0557": Explanation(
         "the plan has rows or a rule of its own",
-        "A defense that simulates workers and combines them by a rule cannot be stacked on a step that does so already.",
+        "A defense that simulates workers and combines them cannot be stacked on a step that does so already.",
         "Defend a plan whose steps combine by the plain mean; use one such defense.",
     ),
     "MTH-0558": Explanation(
@@ -791,5 +791,53 @@ CODES: dict[str, Explanation] = {
         "A simulated node that is not there",
         "A crash or the end of the simulation names a node without a program.",
         "Name one of the nodes that the message lists.",
+    ),
+    "MTH-0914": Explanation(
+        "A broadcast layer that its transport cannot carry",
+        "The layer is unknown, or the schema of the transport does not read the frames that the layer sends.",
+        "Build the schema with `layers=LAYERS_OF[name]`, and with `witness_kind(kind)` where vectors are witnessed.",
+    ),
+    "MTH-0915": Explanation(
+        "Too many Byzantine nodes for this broadcast",
+        "Consistent and reliable broadcast need n >= 3 f + 1 nodes, so that any two quorums share an honest one.",
+        "Add nodes, or declare fewer of them Byzantine.",
+    ),
+    "MTH-0920": Explanation(
+        "A file of keys that is none",
+        "A certificate or a private key of the cluster is damaged or of another kind.",
+        "Make the keys anew with `mithridate byzantine keys`, or copy the file again.",
+    ),
+    "MTH-0921": Explanation(
+        "A certificate that does not match the cluster file",
+        "The cluster file pins each node's certificate by its sha256. The one in the folder of keys is another one, is "
+        "for another node, or does not belong to the private key.",
+        "Copy the keys that were made together with this cluster file; if the certificate was renewed on purpose, "
+        "write its fingerprint into the cluster file of every node.",
+    ),
+    "MTH-0922": Explanation(
+        "A certificate that is not valid today",
+        "Certificates have a first and a last day.",
+        "Make new keys with `mithridate byzantine keys`, or correct the clock of this machine.",
+    ),
+    "MTH-0923": Explanation(
+        "A private key that others may read",
+        "Who can read a node's key can speak in its name; keys must be readable by their owner alone.",
+        "`chmod 600` the file; if others may have read it, make new keys.",
+    ),
+    "MTH-0924": Explanation(
+        "Keys are not made there",
+        "The folder has the keys of a cluster already, which are never overwritten, or there are no nodes to make keys "
+        "for.",
+        "Name another folder, or delete the old keys first.",
+    ),
+    "MTH-0925": Explanation(
+        "An address that other machines can reach",
+        "A node listens on the loopback interface unless it is told to be reachable.",
+        "Allow it explicitly for a cluster of several machines; only nodes of the cluster file are let in.",
+    ),
+    "MTH-0926": Explanation(
+        "The address cannot be listened on",
+        "The port is taken, needs privileges, or the address is none of this machine.",
+        "Choose another port in the cluster file; `mithridate byzantine local` takes free ones by itself.",
     ),
 }

@@ -4,13 +4,13 @@ Memory is bounded by peer: a peer fills nobody's share but its own. The first fr
 one is evidence that the peer equivocates.
 """
 
-import asyncio
 import enum
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from mithridate.byzantine.messages import Frame, Schema, Slot
+from mithridate.byzantine.transport._bell import Bell
 from mithridate.core.errors import Misuse
 from mithridate.core.params import Checked, In, param
 
@@ -116,7 +116,7 @@ class Mailbox:
         self._closed: set[Place] = set()
         self._newest: dict[tuple[str, int], Frame] = {}
         self._arrivals: deque[Frame] | None = None
-        self._changed: list[asyncio.Future[None]] = []
+        self._bell = Bell()
 
     def enter(self, number: int) -> None:
         """Go to a round, never back, and forget what lies behind the window."""
@@ -180,7 +180,7 @@ class Mailbox:
         else:
             self._seen[sender][slot] = frame.crc
             self._keep(frame)
-        self._wake()
+        self._bell.ring()
         return verdict
 
     def refuse(self, sender: int, reason: str) -> None:
@@ -214,19 +214,7 @@ class Mailbox:
 
     async def change(self) -> None:
         """Wait until another frame has been let in."""
-        future = asyncio.get_running_loop().create_future()
-        self._changed.append(future)
-        try:
-            await future
-        finally:
-            if future in self._changed:
-                self._changed.remove(future)
-
-    def _wake(self) -> None:
-        waiting, self._changed = self._changed, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        await self._bell.wait()
 
     def _keep(self, frame: Frame) -> None:
         place = (frame.kind, frame.round, frame.phase)
