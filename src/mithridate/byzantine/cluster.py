@@ -241,6 +241,8 @@ class ClusterConfig(_Section):
     """honest nodes show their vectors to the attackers too; for experiments on loopback only"""
     deadlines: DeadlineSection = DeadlineSection()
     """how long to wait"""
+    anywhere: bool = False
+    """allow addresses that other machines can reach; otherwise nodes listen on loopback only"""
     checkpoint_every: int = Field(default=10, ge=1)
     """steps between two checkpoints of a node's state"""
 
@@ -359,6 +361,12 @@ def _check_nodes(cluster: ClusterConfig) -> None:
             "MTH-0950",
             f"ssmw has one trusted server, and there are {servers}",
             hint="choose protocol msmw for several servers",
+        )
+    if not cluster.anywhere and (outside := next((a for a in addresses if not _is_loopback(a)), None)):
+        raise Misuse(
+            "MTH-0956",
+            f"{outside} can be reached from other machines, and nodes listen on loopback unless told otherwise",
+            hint="set anywhere to true, and copy to each machine only the private keys of its own node",
         )
     if cluster.omniscient and (outside := next((a for a in addresses if not _is_loopback(a)), None)):
         raise Misuse(

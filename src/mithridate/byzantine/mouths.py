@@ -10,9 +10,9 @@ the attackers, who wait for what they are shown, would be too late for most quor
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from mithridate.aggregation._base import State
 from mithridate.aggregation.adversaries._base import AbstractAdversary, Rule
 from mithridate.byzantine.messages import Frame
 from mithridate.byzantine.source import Vector, stacked
-from mithridate.byzantine.transport._base import AbstractTransport, QuorumLost
+from mithridate.byzantine.transport._base import Collected, QuorumLost
 from mithridate.core.seeds import address
 from mithridate.numerics.rng import generator
 
@@ -32,12 +32,45 @@ class Crashed(Exception):  # noqa: N818 - what happened, not what went wrong
     """The node's behaviour is to stop here."""
 
 
+class Speaker(Protocol):
+    """What a mouth speaks through: a transport, or a broadcast layer over one."""
+
+    @property
+    def me(self) -> int:
+        """This node."""
+
+    async def send(self, to: int, frame: Frame) -> None:
+        """Send a frame to one node, past any layer."""
+
+    async def send_bytes(self, to: int, data: bytes) -> None:
+        """Send bytes that need be no frame."""
+
+    async def broadcast(self, frame: Frame, to: Iterable[int]) -> None:
+        """Send a frame to all, through the layer if there is one."""
+
+    async def collect(
+        self,
+        kind: str,
+        round: int,
+        phase: int,
+        *,
+        of: Iterable[int],
+        quorum: int,
+        deadline: float,
+        own: Frame | None = None,
+    ) -> Collected:
+        """Return the first frames of a kind, round and phase."""
+
+
 class AbstractMouth(ABC):
     """Decides what is sent in place of an honest frame."""
 
     @abstractmethod
-    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
-        """Send something in place of `frame`, and return the vector that this node itself goes on with."""
+    async def say(self, speaker: Speaker, frame: Frame, to: Sequence[int]) -> None:
+        """Send something in place of `frame`."""
+
+    def hear(self, vectors: Sequence[Vector]) -> None:  # noqa: B027 - only forgers listen
+        """Take note of what was collected in a quorum."""
 
 
 @final
@@ -52,19 +85,18 @@ class Honest(AbstractMouth):
     leaks: tuple[int, ...] = ()
     waits: bool = True
 
-    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+    async def say(self, speaker: Speaker, frame: Frame, to: Sequence[int]) -> None:
         """Send the frame."""
         if self.leaks:
-            await leak(transport, frame, self.leaks)
-            await self._let_them_rush(transport, frame)
-        await transport.broadcast(frame, to)
-        return frame.array()
+            await leak(speaker, frame, self.leaks)
+            await self._let_them_rush(speaker, frame)
+        await speaker.broadcast(frame, to)
 
-    async def _let_them_rush(self, transport: AbstractTransport, frame: Frame) -> None:
+    async def _let_them_rush(self, speaker: Speaker, frame: Frame) -> None:
         if not self.waits:
             return
         try:
-            await transport.collect(
+            await speaker.collect(
                 "go",
                 frame.round,
                 leak_phase(frame),
@@ -76,10 +108,10 @@ class Honest(AbstractMouth):
             self.waits = False
 
 
-async def leak(transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> None:
+async def leak(speaker: Speaker, frame: Frame, to: Sequence[int]) -> None:
     """Show a frame to attackers."""
     if to:
-        await transport.broadcast(replace(frame, kind="leak", phase=leak_phase(frame)), to)
+        await speaker.broadcast(replace(frame, kind="leak", phase=leak_phase(frame)), to)
 
 
 def leak_phase(frame: Frame) -> int:
@@ -95,7 +127,8 @@ class Forger(AbstractMouth):
     Attributes:
         adversary: The attack.
         colluders: The Byzantine nodes of this role, in order; each sends the row of its place.
-        informants: Whose vectors are shown to us: the honest nodes, or the colluders.
+        informants: Whose vectors are shown to us: the honest nodes, or the colluders; nobody among peers, where the
+            quorum heard last stands for the honest rows.
         rule: What the rows will be combined with, if there is one.
         seed: For attacks that draw; the same for all colluders.
     """
@@ -106,35 +139,39 @@ class Forger(AbstractMouth):
     rule: Rule | None
     seed: int
     state: State = field(default=None)
+    heard: list[Vector] = field(default_factory=list)
 
-    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+    def hear(self, vectors: Sequence[Vector]) -> None:
+        """Remember what others sent: where nothing is shown to us, it stands for the honest rows."""
+        self.heard = list(vectors)
+
+    async def say(self, speaker: Speaker, frame: Frame, to: Sequence[int]) -> None:
         """Send the forged row of our place."""
-        f, place = len(self.colluders), self.colluders.index(transport.me)
-        if transport.me in self.informants:
-            await leak(transport, frame, [node for node in self.colluders if node != transport.me])
+        f, place = len(self.colluders), self.colluders.index(speaker.me)
+        if speaker.me in self.informants:
+            await leak(speaker, frame, [node for node in self.colluders if node != speaker.me])
         if self.adversary.knowledge == "honest rows":
-            rows = await self._shown(transport, frame)
+            rows = await self._shown(speaker, frame)
             count = f
         else:
             rows, count, place = [frame.array()], 1, 0
         gen = generator(self.seed, "adversary", frame.kind, frame.round, frame.phase)
         forged, self.state = self.adversary.forge(stacked(rows), count, rule=self.rule, gen=gen, state=self.state)
         vector: Vector = forged[place].detach().to(torch.float32).numpy()
-        await transport.broadcast(replace(frame, payload=vector), to)
-        if self.adversary.knowledge == "honest rows" and transport.me not in self.informants:
-            await transport.broadcast(replace(frame, kind="go", phase=leak_phase(frame), payload=b"."), self.informants)
-        return vector
+        await speaker.broadcast(replace(frame, payload=vector), to)
+        if self.adversary.knowledge == "honest rows" and speaker.me not in self.informants:
+            await speaker.broadcast(replace(frame, kind="go", phase=leak_phase(frame), payload=b"."), self.informants)
 
-    async def _shown(self, transport: AbstractTransport, frame: Frame) -> list[Vector]:
-        others = [node for node in self.informants if node != transport.me]
-        own = frame if transport.me in self.informants else None
+    async def _shown(self, speaker: Speaker, frame: Frame) -> list[Vector]:
+        others = [node for node in self.informants if node != speaker.me]
+        own = frame if speaker.me in self.informants else None
         if not others:
-            return [frame.array()]
+            return [frame.array(), *self.heard]
         phase = leak_phase(frame)
         quorum = len(others) + (own is not None)
         mine = None if own is None else replace(frame, kind="leak", phase=phase)
         try:
-            found = await transport.collect(
+            found = await speaker.collect(
                 "leak", frame.round, phase, of=self.informants, quorum=quorum, deadline=_LEAK_SECONDS, own=mine
             )
         except QuorumLost:
@@ -147,10 +184,9 @@ class Forger(AbstractMouth):
 class Silent(AbstractMouth):
     """Says nothing."""
 
-    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+    async def say(self, speaker: Speaker, frame: Frame, to: Sequence[int]) -> None:
         """Send nothing."""
-        del transport, to
-        return frame.array()
+        del speaker, frame, to
 
 
 @final
@@ -160,12 +196,11 @@ class Crash(AbstractMouth):
 
     at: int
 
-    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+    async def say(self, speaker: Speaker, frame: Frame, to: Sequence[int]) -> None:
         """Send the frame, or stop."""
         if frame.round >= self.at:
             raise Crashed
-        await transport.broadcast(frame, to)
-        return frame.array()
+        await speaker.broadcast(frame, to)
 
 
 @final
@@ -175,13 +210,12 @@ class Replay(AbstractMouth):
 
     first: dict[str, Vector] = field(default_factory=dict)
 
-    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+    async def say(self, speaker: Speaker, frame: Frame, to: Sequence[int]) -> None:
         """Send the old vector under the present tag, and the old frame as well."""
         old = self.first.setdefault(frame.kind, frame.array().copy())
-        await transport.broadcast(replace(frame, payload=old), to)
+        await speaker.broadcast(replace(frame, payload=old), to)
         if frame.round:
-            await transport.broadcast(replace(frame, round=frame.round - 1, payload=old), to)
-        return frame.array()
+            await speaker.broadcast(replace(frame, round=frame.round - 1, payload=old), to)
 
 
 @final
@@ -191,14 +225,13 @@ class Garbage(AbstractMouth):
 
     seed: int
 
-    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+    async def say(self, speaker: Speaker, frame: Frame, to: Sequence[int]) -> None:
         """Send rubbish."""
-        rng = np.random.default_rng(address(self.seed, "garbage", transport.me, frame.round, frame.phase))
+        rng = np.random.default_rng(address(self.seed, "garbage", speaker.me, frame.round, frame.phase))
         for peer in to:
-            if peer != transport.me:
-                await transport.send_bytes(peer, rng.bytes(int(rng.integers(1, 4096))))
-                await transport.send(peer, replace(frame, payload=frame.array()[: max(1, frame.numel // 2)]))
-        return frame.array()
+            if peer != speaker.me:
+                await speaker.send_bytes(peer, rng.bytes(int(rng.integers(1, 4096))))
+                await speaker.send(peer, replace(frame, payload=frame.array()[: max(1, frame.numel // 2)]))
 
 
 @final
@@ -208,14 +241,13 @@ class Equivocate(AbstractMouth):
 
     factor: float
 
-    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+    async def say(self, speaker: Speaker, frame: Frame, to: Sequence[int]) -> None:
         """Send every receiver something else."""
         for place, peer in enumerate(to):
-            if peer != transport.me:
+            if peer != speaker.me:
                 sign = -1.0 if place % 2 else 1.0
                 vector = (sign * self.factor * (1 + place) * frame.array()).astype(np.float32)
-                await transport.send(peer, replace(frame, payload=vector))
-        return frame.array()
+                await speaker.send(peer, replace(frame, payload=vector))
 
 
 @final
@@ -225,8 +257,7 @@ class Slow(AbstractMouth):
 
     seconds: float
 
-    async def say(self, transport: AbstractTransport, frame: Frame, to: Sequence[int]) -> Vector:
+    async def say(self, speaker: Speaker, frame: Frame, to: Sequence[int]) -> None:
         """Wait, then send the frame."""
         await asyncio.sleep(self.seconds)
-        await transport.broadcast(frame, to)
-        return frame.array()
+        await speaker.broadcast(frame, to)

@@ -1,7 +1,8 @@
 """From the cluster file to a running node: its shard, its mouth, its program."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from mithridate.aggregation.adversaries._base import AbstractAdversary, Rule
 from mithridate.aggregation.combine import combine
 from mithridate.byzantine import mouths
 from mithridate.byzantine.cluster import ADVERSARIES, ClusterConfig, Method
+from mithridate.byzantine.identity import Identity
 from mithridate.byzantine.keeper import Keeper
+from mithridate.byzantine.messages import Schema
 from mithridate.byzantine.meter import Tell, quiet
 from mithridate.byzantine.protocols import msmw, ssmw
-from mithridate.byzantine.protocols._base import Outcome, Post, gradient_rule
+from mithridate.byzantine.protocols._base import Outcome, Post, gradient_rule, schema
 from mithridate.byzantine.source import Learner, shard
 from mithridate.byzantine.transport._base import AbstractTransport, Limits
 from mithridate.core.errors import Misuse
@@ -30,6 +33,19 @@ _PROGRAMS: dict[tuple[str, str], Program] = {
     ("msmw", "server"): msmw.server,
     ("msmw", "worker"): msmw.worker,
 }
+
+
+def schema_of(cluster: ClusterConfig, size: int) -> Schema:
+    """Return what a node reads: vectors of `size` entries, and the layers of the broadcast among peers."""
+    return schema(size, layers=("data",))
+
+
+@contextlib.asynccontextmanager
+async def layers_of(
+    cluster: ClusterConfig, transport: AbstractTransport, identity: Identity | None
+) -> AsyncIterator[AbstractTransport]:
+    """Yield what vectors are exchanged through."""
+    yield transport
 
 
 def limits_of(cluster: ClusterConfig) -> Limits:
@@ -126,6 +142,7 @@ def post_of(
     transport: AbstractTransport,
     learner: Learner,
     *,
+    voice: AbstractTransport | None = None,
     keeper: Keeper | None = None,
     tell: Tell = quiet,
 ) -> Post:

@@ -119,22 +119,22 @@ class Post:
         """Return a frame of our own."""
         return Frame(kind, number, phase, self.me, vector)
 
-    async def say(self, kind: str, number: int, vector: Vector, *, to: Iterable[int], phase: int = 0) -> Vector:
-        """Let the mouth speak for us, and return what it said (to the first receiver) for our own use."""
-        return await self.mouth.say(self.transport, self.frame(kind, number, phase, vector), tuple(to))
+    async def say(self, kind: str, number: int, vector: Vector, *, to: Iterable[int]) -> None:
+        """Let the mouth speak for us."""
+        await self.mouth.say(self.transport, self.frame(kind, number, 0, vector), tuple(to))
 
     async def collect(
-        self, kind: str, number: int, *, of: Iterable[int], quorum: int, phase: int = 0, own: Vector | None = None
+        self, kind: str, number: int, *, of: Iterable[int], quorum: int, own: Vector | None = None
     ) -> list[Vector]:
         """Return the vectors of the first `quorum` senders, sorted by their numbers.
 
         Raises:
             QuorumLost: At the deadline, naming who is missing.
         """
-        mine = None if own is None else self.frame(kind, number, phase, own)
+        mine = None if own is None else self.frame(kind, number, 0, own)
         with self.meter.timing("waiting"):
             found = await self.transport.collect(
-                kind, number, phase, of=of, quorum=quorum, deadline=self.deadline, own=mine
+                kind, number, 0, of=of, quorum=quorum, deadline=self.deadline, own=mine
             )
         return self.noted(found)
 
