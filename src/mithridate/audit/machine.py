@@ -10,9 +10,12 @@ from mithridate.audit.config import AuditConfig
 
 def num_workers(config: AuditConfig) -> int:
     """Return how many processes run jobs: one per core that may be used, and one alone on an accelerator."""
-    if config.jobs != "auto":
-        return int(config.jobs)
-    if config.device != "cpu":
+    return int(config.jobs) if config.jobs != "auto" else processes(config.device)
+
+
+def processes(device: str) -> int:
+    """Return how many processes work at once on a device: one per core that may be used, one on an accelerator."""
+    if device != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 

@@ -1,28 +1,25 @@
 """Running an audit: the grid on a ledger, resumable at any moment, and the report at its end."""
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mithridate.audit.assembly import Assembly, assemble, pack_path
 from mithridate.audit.config import AuditConfig, to_yaml
 from mithridate.audit.estimate import estimate
 from mithridate.audit.jobs import Worker
-from mithridate.audit.machine import num_workers, one_thread
+from mithridate.audit.machine import num_workers
+from mithridate.audit.session import seconds_worked, work_off
 from mithridate.audit.summary import summarise
 from mithridate.core.artefacts import disk_errors, sha256_of, write_atomic
 from mithridate.core.boundary import read_json
 from mithridate.core.environment import environment
 from mithridate.core.errors import Misuse
-from mithridate.core.events import EventLog, JobNews, NullProgress, Progress
+from mithridate.core.events import NullProgress, Progress
 from mithridate.core.ledger import Ledger
-from mithridate.core.pool import Job, run_jobs
+from mithridate.core.pool import Job
 from mithridate.report.html import render_html
 
 Document = dict[str, Any]
@@ -60,7 +57,7 @@ def run_audit(
     """
     assembly, records = _worked(config, folder, progress, lambda assembly: assembly.jobs())
     document = decorate(summarise(assembly, records, command=command), assembly)
-    document["timing"] |= {"seconds": _seconds_worked(folder), "estimate_seconds": _estimated_seconds(folder)}
+    document["timing"] |= {"seconds": seconds_worked(folder), "estimate_seconds": _estimated_seconds(folder)}
     write_atomic(folder / "report.json", _json(document))
     write_atomic(folder / "report.html", render_html(document).encode())
     write_atomic(folder / "manifest.json", _json(_manifest(assembly)))
@@ -87,7 +84,15 @@ def _worked(
             (folder / "cells").mkdir(exist_ok=True)
             (folder / "packs").mkdir(exist_ok=True)
         _estimate_once(assembly)
-        _work(choose(assembly), assembly, ledger, progress or NullProgress())
+        work_off(
+            choose(assembly),
+            Worker(assembly),
+            folder=folder,
+            ledger=ledger,
+            workers=num_workers(config),
+            progress=progress or NullProgress(),
+            title=_title(assembly),
+        )
         return assembly, ledger.records()
 
 
@@ -107,19 +112,6 @@ def _manifest(assembly: Assembly) -> Document:
     }
 
 
-def _seconds_worked(folder: Path) -> float:
-    """Return the wall-clock seconds of all sessions that worked on the folder, from their events."""
-    total, begun, last = 0.0, None, None
-    for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines():
-        event = read_json(line.encode())
-        at = datetime.fromisoformat(event["at"])
-        if event["event"] == "start":
-            total += (last - begun).total_seconds() if begun and last else 0.0
-            begun = at
-        last = at
-    return round(total + ((last - begun).total_seconds() if begun and last else 0.0), 3)
-
-
 def _estimated_seconds(folder: Path) -> float | None:
     minutes = read_json(folder / "estimate.json")["minutes"]
     return None if minutes is None else round(60 * minutes, 1)
@@ -130,28 +122,6 @@ def _estimate_once(assembly: Assembly) -> None:
     path = assembly.folder / "estimate.json"
     if not path.exists():
         write_atomic(path, _json(estimate(assembly, calibrate=True).to_record()))
-
-
-def _work(jobs: list[Job], assembly: Assembly, ledger: Ledger, progress: Progress) -> None:
-    events, finished = EventLog(assembly.folder / "events.jsonl"), ledger.records()
-    left = [job for job in jobs if job.name not in finished]
-    progress.start(len(jobs), _title(assembly))
-    progress.advance(len(jobs) - len(left), "resumed")
-    events.write({"event": "start", "jobs": len(jobs), "left": len(left)})
-    begun, threads = time.monotonic(), torch.get_num_threads()
-    try:
-        workers = num_workers(assembly.config)
-        news = JobNews(events, progress)
-        for done in run_jobs(
-            left, Worker(assembly), workers=workers, setup=one_thread, finished=list(finished), heard=news
-        ):
-            ledger.append(done.name, done.result)
-            events.write({"event": "done", "job": done.name, "seconds": done.result["seconds"]})
-            progress.advance(1, done.name)
-        events.write({"event": "end", "seconds": round(time.monotonic() - begun, 3)})
-    finally:
-        torch.set_num_threads(threads)
-        progress.close()
 
 
 def _title(assembly: Assembly) -> str:

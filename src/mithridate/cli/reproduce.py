@@ -40,8 +40,8 @@ def reproduce(
     from mithridate.cli._views import show_run
     from mithridate.papers._run import reproduce as run
 
-    finished = run(
+    document = run(
         name, scale=scale, folder=folder, seed=seed, device=device, progress=session.progress(), command=typed()
     )
-    show_run(session, finished.document, folder)
-    raise typer.Exit(int(finished.document["verdict"]["exit_code"]))
+    show_run(session, document, folder)
+    raise typer.Exit(int(document["verdict"]["exit_code"]))

@@ -1,13 +1,14 @@
-"""Running a reproduction: an audit with the paper's block and verdict in its report."""
+"""Running a reproduction: an audit with the paper's block and verdict in its report, or the paper's own grid."""
 
 from pathlib import Path
 from typing import cast
 
 from mithridate.audit.assembly import Assembly
-from mithridate.audit.run import Finished, run_audit
+from mithridate.audit.run import run_audit
 from mithridate.core.events import Progress
 from mithridate.core.registry import Registry
-from mithridate.papers._base import AbstractPaper, Document, Scale
+from mithridate.papers._base import AbstractAuditPaper, AbstractGridPaper, Document, Scale
+from mithridate.papers._grid import run_grid
 
 PAPERS = Registry("mithridate.papers", "paper", None)
 
@@ -21,8 +22,8 @@ def reproduce(
     device: str = "cpu",
     progress: Progress | None = None,
     command: str = "",
-) -> Finished:
-    """Run a paper's audit at a scale and write its report.
+) -> Document:
+    """Run a paper's audit or grid at a scale, write its report and return the document.
 
     Args:
         name: The paper, see `mithridate list papers`.
@@ -33,8 +34,11 @@ def reproduce(
         progress: Shown while jobs run.
         command: What the user typed, for the report.
     """
-    paper: AbstractPaper = PAPERS.load(name)()
+    paper = PAPERS.load(name)()
     size = cast(Scale, scale)
+    if isinstance(paper, AbstractGridPaper):
+        return run_grid(paper, scale=size, folder=folder, seed=seed, device=device, progress=progress, command=command)
+    assert isinstance(paper, AbstractAuditPaper), f"{name} is neither an audit nor a grid"
 
     def decorate(document: Document, _assembly: Assembly) -> Document:
         return {
@@ -53,4 +57,4 @@ def reproduce(
         }
 
     config = paper.config(size).model_copy(update={"seed": seed, "device": device})
-    return run_audit(config, folder, progress=progress, command=command, decorate=decorate)
+    return run_audit(config, folder, progress=progress, command=command, decorate=decorate).document

@@ -6,11 +6,11 @@ Paper    Liu, Yang, Mirzasoleiman, Friendly Noise against Adversarial Noise (Neu
 from typing import Any, ClassVar
 
 from mithridate.audit.config import AuditConfig
-from mithridate.papers._base import AbstractPaper, Document, Scale, accuracy_row, cell, success_row
+from mithridate.papers._base import AbstractAuditPaper, Document, Scale, accuracy_row, cell, success_row
 from mithridate.papers.witches_brew import CIFAR10_CPU, CPU_DEPARTURES, DIGITS_OPTIONS, SMOKE_DEPARTURES
 
 
-class FriendlyNoise(AbstractPaper):
+class FriendlyNoise(AbstractAuditPaper):
     """The defense against gradient matching, at the epsilon of the attack."""
 
     name: ClassVar[str] = "friendly-noise"

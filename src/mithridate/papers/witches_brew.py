@@ -6,7 +6,7 @@ Paper    Geiping, Fowl, Huang, Czaja, Taylor, Moeller, Goldstein (ICLR 2021), ar
 from typing import Any, ClassVar
 
 from mithridate.audit.config import AuditConfig
-from mithridate.papers._base import AbstractPaper, Document, Scale, accuracy_row, cell, success_row
+from mithridate.papers._base import AbstractAuditPaper, Document, Scale, accuracy_row, cell, success_row
 
 CIFAR10_CPU: dict[str, Any] = {
     "data": {"source": "cifar10", "per_class": 600},
@@ -27,7 +27,7 @@ CIFAR10_CPU: dict[str, Any] = {
 """About an hour on two cores: the paper's targets, budget and epsilon; part of the data, small network, light crops."""
 
 
-class WitchesBrew(AbstractPaper):
+class WitchesBrew(AbstractAuditPaper):
     """Gradient matching against victims that train from scratch with augmentation."""
 
     name: ClassVar[str] = "witches-brew"

@@ -1,0 +1,68 @@
+"""One session of work on a run folder: the jobs that its ledger does not have yet, on processes, with events."""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from mithridate.audit.machine import one_thread
+from mithridate.core.boundary import read_json
+from mithridate.core.events import EventLog, JobNews, Progress
+from mithridate.core.ledger import Ledger
+from mithridate.core.pool import Execute, Job, run_jobs
+
+EVENTS = "events.jsonl"
+
+
+def work_off(
+    jobs: Sequence[Job],
+    execute: Execute,
+    *,
+    folder: Path,
+    ledger: Ledger,
+    workers: int,
+    progress: Progress,
+    title: str,
+) -> None:
+    """Run what is not yet in the ledger and write down every result as it comes; a result has its `seconds`.
+
+    Args:
+        jobs: All jobs of the run.
+        execute: Runs one of them.
+        folder: The run folder, which gets the events.
+        ledger: Open for appending.
+        workers: Number of processes.
+        progress: Shown while jobs run.
+        title: Of the display.
+    """
+    events, finished = EventLog(folder / EVENTS), ledger.records()
+    left = [job for job in jobs if job.name not in finished]
+    progress.start(len(jobs), title)
+    progress.advance(len(jobs) - len(left), "resumed")
+    events.write({"event": "start", "jobs": len(jobs), "left": len(left)})
+    begun, threads = time.monotonic(), torch.get_num_threads()
+    try:
+        news = JobNews(events, progress)
+        for done in run_jobs(left, execute, workers=workers, setup=one_thread, finished=list(finished), heard=news):
+            ledger.append(done.name, done.result)
+            events.write({"event": "done", "job": done.name, "seconds": done.result["seconds"]})
+            progress.advance(1, done.name)
+        events.write({"event": "end", "seconds": round(time.monotonic() - begun, 3)})
+    finally:
+        torch.set_num_threads(threads)
+        progress.close()
+
+
+def seconds_worked(folder: Path) -> float:
+    """Return the wall-clock seconds of all sessions that worked on the folder, from their events."""
+    total, begun, last = 0.0, None, None
+    for line in (folder / EVENTS).read_text(encoding="utf-8").splitlines():
+        event = read_json(line.encode())
+        at = datetime.fromisoformat(event["at"])
+        if event["event"] == "start":
+            total += (last - begun).total_seconds() if begun and last else 0.0
+            begun = at
+        last = at
+    return round(total + ((last - begun).total_seconds() if begun and last else 0.0), 3)
