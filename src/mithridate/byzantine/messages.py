@@ -174,7 +174,8 @@ class Schema:
     @property
     def largest(self) -> int:
         """The greatest payload in bytes."""
-        return max([self.control_bytes, *(expected.nbytes for expected in self.kinds.values())])
+        sizes = [expected.nbytes for expected in self.kinds.values()]
+        return max([0 if self.layers <= set(_WHOLE) else self.control_bytes, *sizes])
 
 
 @dataclass(frozen=True)
