@@ -27,7 +27,7 @@ from mithridate.aggregation._base import (
 from mithridate.aggregation.pipeline import Pipeline
 from mithridate.core.errors import Misuse
 from mithridate.numerics.geometry import Geometry, alive_rows, geometry, refuse_dead, weighted
-from mithridate.numerics.order import order_pass
+from mithridate.numerics.order import order_pass, order_statistic
 from mithridate.numerics.row_view import RowView
 
 
@@ -65,11 +65,11 @@ def combine(
     if isinstance(inner, AbstractMixedCombiner):
         points, _ = _points(rows, pre, gen, allowed, name)
         mixing = inner.mixing(points) @ points.coords[:, : rows.n]
-        return order_pass(rows, inner.statistic(points.m), mixing=mixing, out=out)[0], state
+        return order_statistic(rows, inner.statistic(points.m), mixing=mixing, out=out), state
     if pre:
         points, mixing = _points(rows, pre, gen, allowed, name)
         if isinstance(inner, AbstractOrderCombiner):
-            return order_pass(rows, inner.statistic(points.m), mixing=mixing, out=out)[0], state
+            return order_statistic(rows, inner.statistic(points.m), mixing=mixing, out=out), state
         rows, prior = RowView.of(weighted(rows, mixing)), None
     if isinstance(inner, AbstractOrderCombiner):
         vector, alive = order_pass(rows, inner.statistic(rows.n), out=out)

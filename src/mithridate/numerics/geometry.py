@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from mithridate.core.errors import Misuse
+from mithridate.numerics import _passes as passes
 from mithridate.numerics.row_view import RowView
 
 _WIDTH = 1 << 14
@@ -58,7 +59,8 @@ class Geometry:
         about = self.coords.clone()
         about[:, -1] -= 1
         about[~self.alive] = 0
-        return about @ self.basis @ about.T
+        found = about @ self.basis @ about.T
+        return (found + found.T) / 2  # a product is symmetric but for rounding, which must not break ties
 
     @cached_property
     def square_distances(self) -> Float64[Tensor, "m m"]:
@@ -153,13 +155,14 @@ def weighted(rows: RowView, w: Float64[Tensor, "l n"], out: Float[Tensor, "l d"]
     if rows.n == len(w) == 1 and float(w) == 1:
         return out.copy_(rows.row(0)[None])
     weights = w.to(device=rows.device, dtype=rows.computing)
+    todo = [(0, rows.d)]
+    if passes.worthwhile(rows, 0, "mixture"):
+        todo = passes.mixture_pass(rows, weights, out)
     with exact_products():
-        for start, stop in rows.segments(_WIDTH):
-            part = rows.block(start, stop, rows.computing)
-            if out.dtype == rows.computing:
-                torch.mm(weights, part, out=out[:, start:stop])
-            else:
-                out[:, start:stop] = weights @ part
+        for first, last in todo:
+            for start in range(first, last, _WIDTH):
+                stop = min(start + _WIDTH, last)
+                out[:, start:stop] = weights @ rows.block(start, stop, rows.computing)
     return out
 
 
@@ -192,18 +195,24 @@ def refuse_dead(dead: Bool[Tensor, " n"], allowed: int, rule: str) -> None:
 def _gram(rows: RowView, pivot: int, extra: Tensor | None, kind: torch.dtype) -> Float64[Tensor, "k k"]:
     """Return the inner products about a row; those of dead rows are not finite."""
     n, e = rows.n, 0 if extra is None else len(extra)
-    total = torch.zeros(n + e + 1, n + e + 1, dtype=torch.float64, device=rows.device)
-    width = min(_WIDTH, rows.d)
-    space = torch.empty(n + e + 1, width, dtype=kind, device=rows.device)
+    extra = None if extra is None else extra.to(rows.device, rows.dtype)
+    todo = [(0, rows.d)]
+    known = torch.zeros(n + e + 1, n + e + 1, dtype=torch.float64)
+    if kind == rows.computing and passes.worthwhile(rows, n + e + 1, "gram"):
+        known, todo = passes.gram_pass(rows, pivot, extra)
+    total = torch.zeros_like(known, device=rows.device)
+    space = torch.empty(n + e + 1, min(_WIDTH, rows.d), dtype=kind, device=rows.device)
     with exact_products():
-        for start, stop in rows.segments(width):
-            part, y = rows.block(start, stop, kind), space[:, : stop - start]
-            y[-1] = part[pivot]
-            torch.sub(part, y[-1], out=y[:n])
-            if extra is not None:
-                torch.sub(extra[:, start:stop].to(kind), y[-1], out=y[n : n + e])
-            total += y @ y.T
-    return total.cpu()
+        for first, last in todo:
+            for start in range(first, last, _WIDTH):
+                stop = min(start + _WIDTH, last)
+                part, y = rows.block(start, stop, kind), space[:, : stop - start]
+                y[-1] = part[pivot]
+                torch.sub(part, y[-1], out=y[:n])
+                if extra is not None:
+                    torch.sub(extra[:, start:stop].to(kind), y[-1], out=y[n : n + e])
+                total += y @ y.T
+    return known + total.cpu()
 
 
 def _overflown(gram: Float64[Tensor, "k k"], n: int) -> Bool[Tensor, " n"]:

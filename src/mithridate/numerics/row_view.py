@@ -24,6 +24,15 @@ Rows = Tensor | Sequence[Tensor] | Sequence[Mapping[str, Tensor]]
 Shaped = Tensor | dict[str, Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """A run of columns, and the rows' tensors there if kernels may read them in place."""
+
+    start: int
+    stop: int
+    rows: tuple[Tensor, ...]
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class RowView:
@@ -174,6 +183,23 @@ class RowView:
         """Yield the chunks of columns, `width` wide but for the last: the same for every form of equal rows."""
         for start in range(0, self.d, width):
             yield start, min(start + width, self.d)
+
+    def panels(self, least: int) -> Iterator["Panel"]:
+        """Yield the columns in runs whose rows are in memory as they are, and what is between them.
+
+        A run of fewer than `least` columns, and a tensor whose elements are not adjacent, is joined with its neighbours
+        of the same kind to a panel without rows.
+        """
+        pending = 0
+        for (begin, end), pieces in zip(pairwise(self._edges), self._pieces, strict=True):
+            if end - begin < least or not all(piece.is_contiguous() for piece in pieces):
+                continue
+            if pending < begin:
+                yield Panel(pending, begin, ())
+            yield Panel(begin, end, pieces)
+            pending = end
+        if pending < self.d:
+            yield Panel(pending, self.d, ())
 
     def row(self, index: int) -> Float[Tensor, " d"]:
         """Return one row: a view if it is one tensor, else a new tensor."""
