@@ -262,7 +262,7 @@ class Report(_Strict):
     """The whole document. `confidence` is that of every interval in it."""
 
     schema_: Literal["mithridate.report/1"] = Field(alias="schema")
-    kind: Literal["audit", "paper"]
+    kind: Literal["audit", "paper", "cluster"]
     title: str
     created: Instant
     verdict: Verdict
