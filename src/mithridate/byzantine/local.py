@@ -23,7 +23,8 @@ import torch
 
 from mithridate.byzantine.cluster import ClusterConfig, dump
 from mithridate.byzantine.identity import AUTHORITY, fingerprint, make_keys
-from mithridate.byzantine.node import Place, identity_of, run_node
+from mithridate.byzantine.node import run_node
+from mithridate.byzantine.pins import Place, identity_of
 from mithridate.core.artefacts import disk_errors, write_atomic
 from mithridate.core.boundary import read_json
 from mithridate.core.errors import Misuse, MithridateError, WorkError

@@ -5,79 +5,29 @@ the end `result.json`. Started again by the same command after a crash, a node t
 """
 
 import asyncio
-import hashlib
 import json
 import os
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, final
+from typing import Any
+
+import torch
 
 from mithridate.byzantine.cluster import ClusterConfig
 from mithridate.byzantine.identity import Identity
 from mithridate.byzantine.keeper import Keeper
 from mithridate.byzantine.messages import Schema
 from mithridate.byzantine.meter import Tell
+from mithridate.byzantine.pins import Place, identity_of, pins_of
 from mithridate.byzantine.programs import layers_of, learner_of, limits_of, post_of, run_program, schema_of
 from mithridate.byzantine.protocols._base import Outcome
 from mithridate.byzantine.source import Learner
 from mithridate.byzantine.transport._base import AbstractTransport
 from mithridate.byzantine.transport.grpc import GrpcTransport
 from mithridate.core.artefacts import disk_errors, write_atomic
-from mithridate.core.errors import Misuse
-from mithridate.core.events import EventLog
-from mithridate.data.sources import DataSet
-
-_MOVABLE = ("address", "fingerprint")
-
-
-def identity_of(cluster: ClusterConfig) -> str:
-    """Return a digest of all that determines a run; addresses and certificates may change between two starts."""
-    document = cluster.model_dump(mode="json")
-    for node in document["nodes"]:
-        for key in _MOVABLE:
-            node.pop(key)
-    for key in ("deadlines", "checkpoint_every"):
-        document.pop(key)
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def pins_of(cluster: ClusterConfig) -> dict[int, str]:
-    """Return the fingerprints that the cluster file pins.
-
-    Raises:
-        Misuse: MTH-0958 for nodes without one.
-    """
-    missing = [str(node.id) for node in cluster.nodes if node.fingerprint is None]
-    if missing:
-        raise Misuse(
-            "MTH-0958",
-            f"the cluster file has no certificate fingerprint for node {', '.join(missing)}",
-            hint="`mithridate byzantine keys cluster.yaml` makes the certificates and fills the fingerprints in",
-        )
-    return {node.id: node.fingerprint for node in cluster.nodes if node.fingerprint is not None}
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a node's files are.
-
-    Attributes:
-        keys: The folder of certificates and of this node's private keys.
-        state: The node's own folder.
-    """
-
-    keys: Path
-    state: Path
-
-    @classmethod
-    def beside(cls, cluster_file: Path, node: int) -> "Place":
-        """Return the places that belong to a cluster file."""
-        root = cluster_file.parent
-        return cls(keys=root / "keys", state=root / "nodes" / f"node-{node}")
+from mithridate.core.events import EventLog, NullProgress, Progress
+from mithridate.data.sources import DataSet, load
 
 
 def run_node(cluster: ClusterConfig, node: int, place: Place, data: DataSet, *, tell: Tell) -> dict[str, Any]:
@@ -113,6 +63,34 @@ def run_node(cluster: ClusterConfig, node: int, place: Place, data: DataSet, *, 
     write_atomic(place.state / "result.json", (json.dumps(record, indent=1) + "\n").encode())
     told({"event": "end", "node": node, "step": record["step"]})
     return record
+
+
+def run_here(cluster: ClusterConfig, node: int, place: Place, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Load the data and run a node in this process, with progress for people.
+
+    Raises:
+        QuorumLost: Too few others answered before the deadline; the state is saved.
+    """
+    progress = progress or NullProgress()
+    torch.set_num_threads(1)
+    data = load(cluster.data.source, per_class=cluster.data.per_class, size=cluster.data.size)
+    shown = 0
+
+    def tell(event: Mapping[str, Any]) -> None:
+        nonlocal shown
+        if event["event"] == "step":
+            late = ", ".join(map(str, event["late"])) or "nobody"
+            accuracy = f"accuracy {event['correct'] / event['tested']:.3f}; " if "correct" in event else ""
+            progress.advance(event["step"] - shown, f"{accuracy}late most often: {late}")
+            shown = event["step"]
+        elif event["event"] == "rejoined":
+            progress.advance(0, f"rejoined at step {event['step']}")
+
+    progress.start(cluster.training.steps, f"{cluster.protocol} node {node}, {cluster.node(node).role}")
+    try:
+        return run_node(cluster, node, place, data, tell=tell)
+    finally:
+        progress.close()
 
 
 async def _live(

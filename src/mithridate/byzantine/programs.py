@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mithridate.aggregation._base import AbstractCombiner
 from mithridate.aggregation.adversaries._base import AbstractAdversary, Rule
+from mithridate.aggregation.adversaries.alie import ALittleIsEnough, quantile
 from mithridate.aggregation.combine import combine
 from mithridate.byzantine import mouths
 from mithridate.byzantine.cluster import ADVERSARIES, ClusterConfig, Method
@@ -135,6 +136,29 @@ def _misbehaviour(behaviour: Method, seed: int) -> mouths.AbstractMouth:
         "slow": lambda: mouths.Slow(seconds=float(value)),
     }
     return kinds[behaviour.name]()
+
+
+def check_programs(cluster: ClusterConfig) -> tuple[str, ...]:
+    """Build every rule and behaviour once, before a process starts, and return what users should know of them.
+
+    Raises:
+        Misuse: An unknown option, a value out of its range, a rule that is not defined for the quorum.
+    """
+    gradient_rule(cluster)
+    notes = []
+    for role in dict.fromkeys(node.role for node in cluster.nodes):
+        bad = cluster.byzantine(role)
+        for node in bad:
+            mouth_of(cluster, node)
+        attacks = [adversary_of(cluster.node(node).behaviour) for node in bad]
+        honest = len(cluster.ids(role)) - len(bad)
+        for attack in attacks[:1]:
+            if isinstance(attack, ALittleIsEnough) and attack.z is None and quantile(honest + len(bad), len(bad)) <= 0:
+                notes.append(
+                    f"alie computes z = 0 for {len(bad)} of {honest + len(bad)} nodes: it sends the honest mean and "
+                    "attacks nothing; give it a strength, such as alie:z=1.5"
+                )
+    return tuple(notes)
 
 
 def post_of(

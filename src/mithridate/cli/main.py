@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from mithridate.cli import audit, check, craft, doctor, explain, export, init, report, reproduce, status, train, verify
+from mithridate.cli import (
+    audit,
+    byzantine,
+    check,
+    craft,
+    doctor,
+    explain,
+    export,
+    init,
+    report,
+    reproduce,
+    status,
+    train,
+    verify,
+)
 from mithridate.cli import list as list_
 from mithridate.cli._guard import Guard
 from mithridate.cli._session import Session, version_line
@@ -56,6 +70,9 @@ _PANELS = {
 for _panel, _verbs in _PANELS.items():
     for _name, _function in _verbs.items():
         app.command(_name, rich_help_panel=_panel)(_function)
+
+
+app.add_typer(byzantine.app, name="byzantine", rich_help_panel="Parts")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -840,4 +840,80 @@ CODES: dict[str, Explanation] = {
         "The port is taken, needs privileges, or the address is none of this machine.",
         "Choose another port in the cluster file; `mithridate byzantine local` takes free ones by itself.",
     ),
+    # 095x clusters of nodes
+    "MTH-0950": Explanation(
+        "the nodes do not make up a cluster",
+        "A protocol has certain roles: ssmw one server and workers, msmw several servers and workers, p2p peers only. "
+        "Every node has its own id and its own address, and a baseline variant has the mean and no other rule.",
+        "Change the roles, the protocol or the variant in the cluster file.",
+    ),
+    "MTH-0951": Explanation(
+        "impossible n, f or quorum",
+        "Of n nodes f may lie or be down, and f of them may never answer: a quorum lies in [1, n - f].",
+        "Lower f or the quorum, or start more nodes.",
+    ),
+    "MTH-0952": Explanation(
+        "the rule needs more rows",
+        "A rule is given as many rows as replies are waited for, and all f liars may be among them. Median, trimmed "
+        "mean, MDA and their like need 2f + 1 rows, Krum and Multi-Krum 2f + 3, Bulyan and Multi-Bulyan 4f + 3.",
+        "Lower f, start more nodes, or choose a rule that needs fewer rows.",
+    ),
+    "MTH-0953": Explanation(
+        "too few servers",
+        "The median of the servers' models bears f liars among n servers if n >= 3f + 2 and 2f + 2 <= q <= n - f; the "
+        "first version of the protocol (guanyu) needs n >= 3f + 3 and 2f + 3 <= q <= n - f.",
+        "Lower servers.f, or start more servers.",
+    ),
+    "MTH-0954": Explanation(
+        "too few workers",
+        "f lying workers of n are borne if n >= 3f + 1 and 2f + 1 <= q <= n - f; guanyu needs n >= 3f + 3 and "
+        "2f + 3 <= q <= n - f.",
+        "Lower workers.f, or start more workers.",
+    ),
+    "MTH-0955": Explanation(
+        "too few peers for this agreement",
+        "Averaging agreement among n peers bears f liars if n >= 6f + 1 (mda), n >= 4f + 1 (icwtm; 5f + 1 under plain "
+        "sending, where liars who tell each peer another thing can stall it) or n >= 3f + 1 (rb-tm, which stands on "
+        "reliable broadcast).",
+        "Lower peers.f, start more peers, or choose another agreement or broadcast.",
+    ),
+    "MTH-0956": Explanation(
+        "addresses that others can reach",
+        "Nodes listen on loopback unless the cluster file says `anywhere: true`; and attackers that see what honest "
+        "nodes send are for experiments on one machine.",
+        "Set anywhere to true for a real cluster, and omniscient to false.",
+    ),
+    "MTH-0957": Explanation(
+        "no such node", "The number given with --node is not in the cluster file.", "Choose one that is."
+    ),
+    "MTH-0958": Explanation(
+        "no certificates yet",
+        "A node is known by its certificate, whose fingerprint stands in the cluster file; here it does not.",
+        "Run `mithridate byzantine keys cluster.yaml` once, then copy to each machine its own keys.",
+    ),
+    "MTH-0959": Explanation(
+        "the state belongs to something else",
+        "A folder of checkpoints belongs to one cluster file and one node; rule, numbers, model, data or seed differ.",
+        "Choose another folder, or remove this one to begin anew.",
+    ),
+    "MTH-0960": Explanation(
+        "a node's process died",
+        "A process that was to be honest ended before the training did: killed, or by an error of ours.",
+        "Run the same command again: nodes go on from their checkpoints. nodes/node-ID/ has what it wrote.",
+    ),
+    "MTH-0961": Explanation(
+        "the extra `byzantine` is not installed",
+        "Nodes talk over gRPC and know each other by certificates; grpcio or cryptography is missing.",
+        "pip install 'mithridate[byzantine]'",
+    ),
+    "MTH-0962": Explanation(
+        "Byzantine nodes without a behaviour",
+        "Nodes were declared Byzantine, and nothing says what they do.",
+        "Name an attack with --attack or --server-attack; the message lists them.",
+    ),
+    "MTH-0963": Explanation(
+        "more broken rows than the rule bears",
+        "More nodes than f sent NaN or infinity; honest vectors must be finite.",
+        "Raise f and the number of nodes, or lower the step size if honest nodes diverge.",
+    ),
 }

@@ -26,6 +26,7 @@ from mithridate.byzantine.source import Accuracy, Learner, Vector, stacked
 from mithridate.byzantine.transport._base import AbstractTransport, Collected, QuorumLost
 from mithridate.core.errors import Misuse
 from mithridate.core.methods import instantiate
+from mithridate.numerics.order import Median, order_statistic
 from mithridate.numerics.rng import generator
 from mithridate.numerics.row_view import RowView
 
@@ -91,12 +92,10 @@ class Post:
     at: int = 0
     loss: float = 0.0
     _rule: AbstractCombiner = field(init=False)
-    _median: AbstractCombiner = field(init=False)
     _state: State = field(init=False)
 
     def __post_init__(self) -> None:
         self._rule = gradient_rule(self.cluster)
-        self._median = named_rule("median")
         self._state = self._rule.init()
 
     @property
@@ -169,7 +168,7 @@ class Post:
     def _median_of(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, " c"]:
         if not rows.shape[1]:
             return rows[0]
-        return combine(RowView.of(rows), self._median, state=None, gen=torch.Generator())[0]
+        return order_statistic(RowView.of(rows), Median())
 
     def gradient(self, step: int) -> Vector:
         """Return our own gradient at the present model."""
