@@ -349,13 +349,15 @@ def test_pre_aggregator_equals_its_twin(stage: str) -> None:
 
 
 CHAINS = [("nnm",), ("clipping", "nnm"), ("arc",), ("nnm", "arc")]
+TIED = {"cge": "arc", "bulyan": "nnm"}
+"""Clipping makes norms equal and mixing makes rows equal: then rounding, not the rule, decides between twins."""
+CHAINED = [(case, chain) for chain in CHAINS for case in TWINS if TIED.get(case) not in chain]
 
 
-@pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize("case", TWINS)
+@pytest.mark.parametrize(("case", "chain"), CHAINED)
 def test_rule_behind_pre_aggregators_equals_both_twins(case: str, chain: tuple[str, ...]) -> None:
     name, options, twin = TWINS[case]
-    rows = gaussian(N, 6, 6)  # no tie behind mixing, which makes rows equal: ties would be broken by rounding
+    rows = gaussian(N, 6, 5)
     rule = named_rule(name, f=F, pre=[PRE[stage][0] for stage in chain], **options)
     found, _ = combine(RowView.of(rows), rule, state=rule.init(), gen=generator(0, "test"))
     mixed = rows.numpy()

@@ -9,7 +9,8 @@ Promise  with n >= 4f + 3 every coordinate stays within reach of the honest valu
 Needs    the Gram matrix, then theta rows side by side.
 Cost     n^2 d for the distances, n^3 log n for the rounds, a sorting network over theta rows.
 Departs  Krum's neighbour count in a round is max(1, r - f - 2) for r rows that remain (the last rounds have too few for
-         r - f - 2). Equal scores: lowest index. Equal distances to the median: the lower values.
+         r - f - 2). Equal scores: lowest index; in the last rounds the nearest two rows always tie. Equal distances to
+         the median: the lower values.
 
 Shapes   m points, l = theta rounds.
 """

@@ -55,10 +55,13 @@ def _filtered(centred: Float64[Tensor, "m m"], alive: Bool[Tensor, " m"], enough
         top, vector = float(values[-1]), vectors[:, -1]
         if top < least:
             best, least = weights, top
-        if top <= 1e-14 * float(centred.diagonal()[shares > 0].max()):  # all rows that count are one point
+        if top <= 1e-14 * float(weights @ centred.diagonal()):  # all rows that count are one point
             break
         stands_out = (about_mean @ (roots * vector)).square().masked_fill(shares == 0, 0)
-        shares = shares * (1 - stands_out / stands_out.max())
+        left = 1 - stands_out / stands_out.max()
+        shares = shares * torch.where(
+            left > 1e-12, left, 0.0
+        )  # equal to the greatest but for rounding: no weight is left
     return best
 
 

@@ -7,7 +7,8 @@ Paper    El-Mhamdi, Guerraoui, Guirguis, Hoang, Rouault (PODC 2020), arXiv 1905.
 Promise  exact. With n >= 2f + 1 the distance to any honest mean is at most 2f / (n - f) times the honest diameter.
 Needs    the Gram matrix.
 Cost     n^2 d multiply-adds, then a search that is exponential in f alone, in theory; a few milliseconds in practice.
-Departs  of several sets of equal diameter, the lexicographically first one.
+Departs  of several sets of equal diameter, the lexicographically first one. That is no rare case: all sets that share
+         the pair which is their diameter tie.
 
 Shapes   m points.
 """
