@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from mithridate.byzantine.messages import Frame
 from mithridate.byzantine.transport._base import AbstractTransport, Collected, QuorumLost
@@ -26,6 +26,7 @@ _KEPT_PLACES = 4
 _WHERE = struct.Struct("<16sQIIII")
 
 
+@runtime_checkable
 class Signer(Protocol):
     """Signs for us and checks the signatures of others; `identity.Identity` is one."""
 

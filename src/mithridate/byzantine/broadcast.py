@@ -11,7 +11,7 @@ echoes.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 
 from mithridate.byzantine._consistent import Consistent
 from mithridate.byzantine._layer import AbstractBroadcast, Plain, Signer, echo_quorum
@@ -32,7 +32,6 @@ __all__ = [
     "witness_kind",
 ]
 
-Name = Literal["plain", "consistent", "reliable"]
 LAYERS_OF: Final[Mapping[str, frozenset[str]]] = {
     "plain": frozenset({"data"}),
     "consistent": Consistent.layers,
@@ -42,7 +41,7 @@ LAYERS_OF: Final[Mapping[str, frozenset[str]]] = {
 
 
 def broadcast_layer(
-    name: Name, transport: AbstractTransport, *, f: int, signer: Signer | None = None, context: bytes = b""
+    name: str, transport: AbstractTransport, *, f: int, signer: Signer | None = None, context: bytes = b""
 ) -> AbstractBroadcast:
     """Return the broadcast layer of a name over a transport.
 
