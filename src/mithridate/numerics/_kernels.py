@@ -334,15 +334,12 @@ def _flush(text: Text, sums: str, pairs: int, *, before: str) -> None:
 def mixture_kernel(stored: torch.dtype) -> Function:
     """Return `kernel(rows, n, weights, l, begin, end, out, stride)` for l results, each `stride` values after the last.
 
-    The columns [begin, end) of `out` begin at its first value; their number is a multiple of two vectors.
+    The weights are those of the first row for every result, then those of the second row and so on. The columns
+    [begin, end) of `out` begin at its first value; their number is a multiple of two vectors.
     """
     text = Text(stored)
     columns = Loop(text, "columns", ("%begin", "%end", str(2 * text.lanes)), before="entry")
-    ahead = Loop(text, "ahead", ("0", "%n", "1"), before=columns.body)
-    pointer = text.let(f"load ptr, ptr {text.at('%rows', ahead.index, 'ptr')}")
-    text.prefetch(pointer, columns.index)
-    text.prefetch(pointer, text.let(f"add i64 {columns.index}, {text.lanes}"))
-    before = ahead.close()
+    before = columns.body
     offset = text.let(f"sub i64 {columns.index}, %begin")
     whole = text.let(f"sub i64 %l, {text.let(f'srem i64 %l, {_RESULTS}')}")
     for name, bounds, size in (("many", ("0", whole), _RESULTS), ("one", (whole, "%l"), 1)):
@@ -352,9 +349,9 @@ def mixture_kernel(stored: torch.dtype) -> Function:
         pointer = text.let(f"load ptr, ptr {text.at('%rows', terms.index, 'ptr')}")
         second = text.let(f"add i64 {columns.index}, {text.lanes}")
         values, found = (text.row(pointer, columns.index), text.row(pointer, second)), []
+        first = text.at("%weights", text.let(f"add i64 {text.let(f'mul i64 {terms.index}, %l')}, {results.index}"))
         for result in range(size):
-            start = text.let(f"mul i64 {text.let(f'add i64 {results.index}, {result}')}, %n")
-            weight = text.broadcast("%weights", text.let(f"add i64 {start}, {terms.index}"))
+            weight = text.broadcast(first, str(result))
             found += [text.fma(value, weight, terms.values[2 * result + side]) for side, value in enumerate(values)]
         terms.close(found)
         for result in range(size):

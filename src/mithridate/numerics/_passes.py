@@ -107,7 +107,7 @@ def mixed_statistic_pass(
     count = len(weights)
     kernel = kernels.statistic_kernel(count + missing, statistic, rows.computing)
     jobs, rest = _jobs(rows, _MIXED_JOB, step, again=True)
-    weights = weights.contiguous()
+    by_row = weights.t().contiguous()
 
     def work(index: int) -> None:
         job = jobs[index]
@@ -117,7 +117,7 @@ def mixed_statistic_pass(
         flag = torch.empty(kernels.lanes(rows.dtype), dtype=rows.computing)
         into = out[job.start : job.start + width]
         space = into if out.dtype == rows.computing else torch.empty(width, dtype=rows.computing)
-        mixture(job.where, rows.n, weights.data_ptr(), count, job.begin, job.end, mixed.data_ptr(), mixed.stride(0))
+        mixture(job.where, rows.n, by_row.data_ptr(), count, job.begin, job.end, mixed.data_ptr(), mixed.stride(0))
         values = addresses([*mixed[:count], *[mixed[count]] * missing])
         kernel(values, 0, width, space.data_ptr(), flag.data_ptr())
         if space is not into:
@@ -131,7 +131,7 @@ def mixture_pass(rows: RowView, weights: Float[Tensor, "l n"], out: Float[Tensor
     """Write the mixtures; return the ranges left to the caller."""
     kernel = kernels.mixture_kernel(rows.dtype)
     jobs, rest = _jobs(rows, _JOB if len(weights) < 8 else _MIXED_JOB, 2 * kernels.lanes(rows.dtype), again=True)
-    weights = weights.contiguous()
+    by_row = weights.t().contiguous()
     direct = out.dtype == rows.computing and (out.stride(1) == 1 or out.shape[1] == 1)
 
     def work(index: int) -> None:
@@ -139,7 +139,7 @@ def mixture_pass(rows: RowView, weights: Float[Tensor, "l n"], out: Float[Tensor
         into = out[:, job.start : job.start + job.end - job.begin]
         space = into if direct else torch.empty(into.shape, dtype=rows.computing)
         kernel(
-            job.where, rows.n, weights.data_ptr(), len(weights), job.begin, job.end, space.data_ptr(), space.stride(0)
+            job.where, rows.n, by_row.data_ptr(), len(weights), job.begin, job.end, space.data_ptr(), space.stride(0)
         )
         if space is not into:
             into.copy_(space)
