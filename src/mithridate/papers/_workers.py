@@ -1,8 +1,13 @@
 """One run of simulated workers for the papers on robust aggregation: a small network, an adversary, a rule."""
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mithridate.core.pool import Tell
 from mithridate.core.seeds import address
@@ -10,15 +15,18 @@ from mithridate.data.sources import DataSet
 from mithridate.defenses.robust_aggregation import RobustAggregation
 from mithridate.evaluation.outcome import judge
 from mithridate.numerics.warp import Shift
+from mithridate.training._base import Batch, Rng, to_unit
 from mithridate.training.contracts import model_spec
 from mithridate.training.draw import PerWorker
 from mithridate.training.loop import begin, steps
 from mithridate.training.plan import Phase, Plan
 from mithridate.training.ratio import SampledRatio, SubmittedRatio, recorded
+from mithridate.training.rows import Rows
 from mithridate.training.run import Run
 from mithridate.training.step import Step
 from mithridate.training.update import SGD
 from mithridate.training.view import Warp
+from mithridate.training.workers import worker_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +108,7 @@ def run_arm(
     plan = plan_of(data, recipe, arm, device)
     own = address(seed, "run", number)
     run = begin(plan, own)
-    test = replace(data, test=data.test.to(device)).test
+    test = data.test.to(device)
     curve: list[float] = []
     for event in steps(plan, own, run):
         outcome = judge(run.net.module, test, ())
@@ -111,6 +119,7 @@ def run_arm(
         "final": curve[-1],
         "curve": [round(value, 5) for value in curve],
         "tested": len(test),
+        "dim": len(run.net.values),
         **ratios(run),
         "seconds": round(time.monotonic() - begun, 3),
     }
@@ -123,3 +132,30 @@ def ratios(run: Run) -> dict[str, list[float | None]]:
         values = recorded(run.states, kind).double().cpu().tolist()
         found[name] = [float(f"{value:.5g}") if abs(value) < 1e30 else None for value in values]
     return found
+
+
+def gradients_at(
+    plan: Plan, run: Run, *, seed: int, draws: int
+) -> tuple[Float[Tensor, " d"], Iterator[Float[Tensor, "n d"]]]:
+    """Return the gradient of all training data at the run's parameters, and rows of honest workers, drawn afresh."""
+    step, data, net = plan.phases[0].step, plan.data, run.net
+    workers = step.rows.count
+
+    def batch(index: Tensor) -> Batch:
+        columns = {name: column[index] for name, column in data.columns.items()}
+        return Batch(index, to_unit(data.images.gather(index)), data.labels[index], columns)
+
+    def rows_of(index: Tensor, count: int) -> Tensor:
+        one = Step(loss=step.loss, rows=Rows(of="worker", count=count))
+        weights = torch.full((len(index),), 1 / len(index), device=index.device)
+        return worker_rows(one, net, lambda forward: forward, batch(index), weights, {"weigh": None})[0]
+
+    rng, state = Rng(seed, torch.device(plan.device)), run.states["draw"]
+    exact = rows_of(torch.arange(len(data), device=data.labels.device), 1)[0]
+
+    def drawn() -> Iterator[Float[Tensor, "n d"]]:
+        for number in range(draws):
+            index, _, _ = step.draw.draw({**state, "step": number}, rng.child("fresh"))
+            yield rows_of(index, workers)
+
+    return exact, drawn()
