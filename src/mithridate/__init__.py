@@ -21,6 +21,7 @@ _HOMES = {
     "Scenario": "mithridate.data.scenarios",
     "Step": "mithridate.training.step",
     "WitchesBrew": "mithridate.attacks.witches_brew",
+    "aggregate": "mithridate.aggregation.aggregate",
     "augmentation": "mithridate.training.contracts",
     "contract": "mithridate.training.contracts",
     "judge": "mithridate.evaluation.outcome",

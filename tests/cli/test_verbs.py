@@ -115,7 +115,11 @@ def test_an_unknown_code(run: Any) -> None:
 
 def test_list_names_what_can_be_named(run: Any) -> None:
     document = run("list", "--json").document
-    assert set(document) == {"attacks", "defenses", "models", "recipes", "datasets", "scenarios", "papers"}
+    kinds = ("attacks", "defenses", "models", "recipes", "datasets", "scenarios", "papers")
+    assert set(document) == {*kinds, "rules", "pre-aggregators", "adversaries"}
+    assert set(rows(document, "rules")) >= {"mean", "median", "trimmed-mean", "multi-krum", "multi-bulyan"}
+    assert set(rows(document, "pre-aggregators")) >= {"nnm", "bucketing", "clipping", "arc"}
+    assert set(rows(document, "adversaries")) >= {"alie", "ipm", "mimic"}
     assert set(rows(document, "attacks")) >= {"none", "noise", "witches-brew"}
     assert set(rows(document, "defenses")) >= {"none", "friendly-noise"}
     assert set(rows(document, "models")) >= {"mlp", "resnet18", "timm:NAME", "FILE.py:factory"}
@@ -127,7 +131,7 @@ def test_list_names_what_can_be_named(run: Any) -> None:
     assert "Geiping" in rows(document, "scenarios")["witches-brew-10"]["source"]
 
 
-@pytest.mark.parametrize("kind", ["attacks", "models", "papers"])
+@pytest.mark.parametrize("kind", ["attacks", "models", "papers", "rules", "pre-aggregators"])
 def test_list_of_one_kind_shows_the_same(run: Any, kind: str) -> None:
     document = run("list", kind, "--json").document
     assert set(document) == {kind}

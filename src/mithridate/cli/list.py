@@ -25,10 +25,13 @@ def list_(
     session: Session,
     kind: Annotated[
         str | None,
-        typer.Argument(help="attacks, defenses, models, recipes, datasets, scenarios or papers; without it, all."),
+        typer.Argument(
+            help="attacks, defenses, models, recipes, datasets, scenarios, papers, rules, pre-aggregators or adversaries; "
+            "without it, all."
+        ),
     ] = None,
 ) -> None:
-    """List attacks, defenses, models, recipes, data sets, scenario lists and papers."""
+    """List attacks, defenses, models, recipes, data sets, scenario lists, papers, and what combines rows."""
     if kind is not None and kind not in KINDS:
         from mithridate.core.registry import unknown_name
 
@@ -109,6 +112,24 @@ def _papers() -> Iterator[Row]:
     yield from _methods(papers)
 
 
+def _rules() -> Iterator[Row]:
+    from mithridate.aggregation.names import RULES
+
+    yield from _methods(RULES)
+
+
+def _pre_aggregators() -> Iterator[Row]:
+    from mithridate.aggregation.names import PRE_AGGREGATORS
+
+    yield from _methods(PRE_AGGREGATORS)
+
+
+def _adversaries() -> Iterator[Row]:
+    from mithridate.aggregation.names import ADVERSARIES
+
+    yield from _methods(ADVERSARIES)
+
+
 KINDS: Mapping[str, Callable[[], Iterator[Row]]] = {
     "attacks": _attacks,
     "defenses": _defenses,
@@ -117,4 +138,7 @@ KINDS: Mapping[str, Callable[[], Iterator[Row]]] = {
     "datasets": _datasets,
     "scenarios": _scenarios,
     "papers": _papers,
+    "rules": _rules,
+    "pre-aggregators": _pre_aggregators,
+    "adversaries": _adversaries,
 }
