@@ -22,8 +22,10 @@ help:
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'mithridate needs Python 3.11 or newer, and there is no python3 here' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit("mithridate needs Python 3.11 or newer, got " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# Also where an earlier attempt ended half-way and left a Python without pip.
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,byzantine]'
 	@touch $@
 
