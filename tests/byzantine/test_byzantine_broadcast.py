@@ -404,8 +404,8 @@ async def one_schedule(rng: random.Random) -> tuple[dict[int, float], bool]:
     return {k: only(layer._of(place_, {3})[3]) for k, layer in enumerate(layers) if layer._of(place_, {3})}, fetched
 
 
-def check_schedules(count: int) -> tuple[int, int, int]:
-    rng = random.Random(0)
+def check_schedules(count: int, seed: int) -> tuple[int, int, int]:
+    rng = random.Random(seed)
     none = some = fetches = 0
 
     async def work() -> None:
@@ -422,7 +422,8 @@ def check_schedules(count: int) -> tuple[int, int, int]:
 
 
 @pytest.mark.slow
-def test_no_schedule_makes_two_honest_nodes_deliver_different_vectors():
-    """Specification 14: n = 4, f = 1, an equivocating origin, ten thousand random schedules."""
-    none, some, fetches = check_schedules(10_000)
-    assert min(none, some, fetches) > 300
+@pytest.mark.parametrize("seed", range(4))
+def test_no_schedule_makes_two_honest_nodes_deliver_different_vectors(seed):
+    """Specification 14: n = 4, f = 1, an equivocating origin, ten thousand random schedules in all."""
+    none, some, fetches = check_schedules(2500, seed)
+    assert min(none, some, fetches) > 100

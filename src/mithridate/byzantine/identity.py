@@ -64,7 +64,7 @@ def make_keys(folder: Path, nodes: Iterable[int], *, days: int = 365) -> dict[in
     if (folder / AUTHORITY).exists():
         hint = "name another folder, or delete this one"
         raise Misuse("MTH-0924", f"{folder} holds the keys of a cluster already", hint=hint)
-    now = datetime.datetime.now(datetime.UTC)
+    now = _now()
     span = (now - datetime.timedelta(days=1), now + datetime.timedelta(days=days))
     authority = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mithridate cluster")])
@@ -157,6 +157,10 @@ _Public = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 _Private = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
 def _builder(
     subject: x509.Name, issuer: x509.Name, public: _Public, span: tuple[datetime.datetime, datetime.datetime]
 ) -> x509.CertificateBuilder:
@@ -200,7 +204,7 @@ def _check_certificate(certificate: x509.Certificate, path: Path, *, node: int, 
     names = [str(name) for name in _alternatives(certificate).get_values_for_type(x509.DNSName)]
     if tls_name(node) not in names:
         raise BadArtefact("MTH-0921", f"{path} is for {', '.join(names) or 'nobody'}, not for node {node}")
-    now = datetime.datetime.now(datetime.UTC)
+    now = _now()
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not begin <= now <= end:
         raise BadArtefact("MTH-0922", f"{path} is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}, not today")
