@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Literal
 
+from mithridate.aggregation._base import AbstractRobustCombiner
 from mithridate.core.errors import Misuse
 
 Measure = Literal["kappa", "spectral", "lambda", "threshold"]
@@ -172,6 +173,29 @@ def coefficients(rule: str, *, num_rows: int, f: int, dim: int) -> tuple[Coeffic
         Coefficient(bound.measure, bound.formula(num_rows, f, dim), bound.source, bound.standing)
         for bound in _BOUNDS.get(rule, ())
     )
+
+
+def of_rule(rule: AbstractRobustCombiner, *, num_rows: int, dim: int) -> tuple[Coefficient, ...]:
+    """Return what is known about a rule object, with its own f.
+
+    Args:
+        rule: Any rule of this package; about a rule from elsewhere nothing is known.
+        num_rows: n.
+        dim: d.
+
+    Raises:
+        Misuse: MTH-0501 and others, if the rule is not defined for so many rows.
+    """
+    rule.check(num_rows)
+    package, _, module = type(rule).__module__.rpartition(".")
+    if package != __package__:
+        return ()
+    name = module.replace("_", "-")
+    hetero = vars(rule).get("neighbours") == "hetero"
+    if name != "krum" and hetero:
+        return ()
+    f = rule.tolerated(num_rows)
+    return coefficients("krum-hetero" if hetero else name, num_rows=num_rows, f=f, dim=dim)
 
 
 def with_nnm(kappa: float, *, num_rows: int, f: int) -> Coefficient:
