@@ -278,6 +278,11 @@ class ClusterConfig(_Section):
         return Method(name="mda" if self.protocol == "msmw" and self.variant != "guanyu" else "multi-krum")
 
     @property
+    def method_name(self) -> str:
+        """What vectors are combined with, in a word: the rule, or the peers' agreement."""
+        return self.agreement.kind if self.protocol == "p2p" and not self.is_baseline else self.rule_method.name
+
+    @property
     def is_baseline(self) -> bool:
         """Whether the variant bears no liar."""
         return self.variant in _BASELINES
@@ -308,7 +313,7 @@ class ClusterConfig(_Section):
         for role in dict.fromkeys(node.role for node in self.nodes):
             real, declared, count = len(self.byzantine(role)), self.f(role), len(self.ids(role))
             if real > declared and not self.is_baseline:
-                rule = self.agreement.kind if role == "peer" else self.rule_method.name
+                rule = self.method_name
                 words = f"{real} of {count} {role}s are Byzantine and f = {declared} is declared"
                 if role == "server":
                     words += f": {count} servers bear at most {quorums.largest_server_f(count)}"
@@ -385,6 +390,12 @@ def _check_numbers(cluster: ClusterConfig) -> None:
             f"the baseline {cluster.variant} has the mean, and rule is {cluster.rule.name}",
             hint="leave out rule, or choose variant byzantine",
         )
+    if cluster.protocol == "p2p" and cluster.rule is not None and not cluster.is_baseline:
+        raise Misuse(
+            "MTH-0950",
+            f"peers agree on averages and have no rule, and rule is {cluster.rule.name}",
+            hint="leave out rule, and set agreement.kind to mda, rb-tm or icwtm",
+        )
     for role in _ROLES[cluster.protocol]:
         count, f, quorum = len(cluster.ids(role)), cluster.f(role), cluster.quorum(role)
         if cluster.is_baseline:
@@ -448,6 +459,7 @@ def dump(cluster: ClusterConfig) -> str:
     document = cluster.model_dump(mode="json")
     for role in _ROLES[cluster.protocol]:
         document[f"{role}s"] = {"f": cluster.f(role), "quorum": cluster.quorum(role)}
-    document["rule"] = cluster.rule_method.model_dump(mode="json")
+    if cluster.protocol != "p2p":
+        document["rule"] = cluster.rule_method.model_dump(mode="json")
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
     return text

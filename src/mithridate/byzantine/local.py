@@ -157,8 +157,7 @@ class _Watch:
         self.measured: dict[int, dict[int, float]] = {}
         self.shown = 0
         names = f"{cluster.protocol} {cluster.variant}" if cluster.variant != "byzantine" else cluster.protocol
-        rule = cluster.agreement.kind if cluster.protocol == "p2p" else cluster.rule_method.name
-        progress.start(self.steps, f"{names}, {rule}, {len(children)} nodes")
+        progress.start(self.steps, f"{names}, {cluster.method_name}, {len(children)} nodes")
 
     def run(self) -> None:
         """Read until every honest node that holds a model is finished."""

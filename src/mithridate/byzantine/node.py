@@ -20,8 +20,8 @@ from mithridate.byzantine.keeper import Keeper
 from mithridate.byzantine.messages import Schema
 from mithridate.byzantine.meter import Tell
 from mithridate.byzantine.pins import Place, identity_of, pins_of
-from mithridate.byzantine.programs import layers_of, learner_of, limits_of, post_of, run_program, schema_of
-from mithridate.byzantine.protocols._base import Outcome
+from mithridate.byzantine.programs import layer_of, learner_of, limits_of, post_of, run_program
+from mithridate.byzantine.protocols._base import Outcome, schema_of
 from mithridate.byzantine.source import Learner
 from mithridate.byzantine.transport._base import AbstractTransport
 from mithridate.byzantine.transport.grpc import GrpcTransport
@@ -115,8 +115,8 @@ async def _live(
     begun = time.monotonic()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _cancel(asyncio.current_task()))
     try:
-        async with layers_of(cluster, transport, identity) as voice:
-            post = post_of(cluster, transport, learner, voice=voice, keeper=keeper, tell=tell)
+        async with layer_of(cluster, transport, identity) as layer:
+            post = post_of(cluster, transport, learner, layer=layer, keeper=keeper, tell=tell)
             outcome = await run_program(post)
     finally:
         await transport.close()

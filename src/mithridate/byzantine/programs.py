@@ -13,13 +13,14 @@ from mithridate.aggregation.adversaries._base import AbstractAdversary, Rule
 from mithridate.aggregation.adversaries.alie import ALittleIsEnough, quantile
 from mithridate.aggregation.combine import combine
 from mithridate.byzantine import mouths
+from mithridate.byzantine.agreement import averaging
+from mithridate.byzantine.broadcast import AbstractBroadcast, Signer, broadcast_layer
 from mithridate.byzantine.cluster import ADVERSARIES, ClusterConfig, Method
-from mithridate.byzantine.identity import Identity
 from mithridate.byzantine.keeper import Keeper
-from mithridate.byzantine.messages import Schema
 from mithridate.byzantine.meter import Tell, quiet
-from mithridate.byzantine.protocols import msmw, ssmw
-from mithridate.byzantine.protocols._base import Outcome, Post, gradient_rule, schema
+from mithridate.byzantine.pins import identity_of
+from mithridate.byzantine.protocols import msmw, p2p, ssmw
+from mithridate.byzantine.protocols._base import Outcome, Post, broadcast_of, gradient_rule
 from mithridate.byzantine.source import Learner, shard
 from mithridate.byzantine.transport._base import AbstractTransport, Limits
 from mithridate.core.errors import Misuse
@@ -33,20 +34,21 @@ _PROGRAMS: dict[tuple[str, str], Program] = {
     ("ssmw", "worker"): ssmw.worker,
     ("msmw", "server"): msmw.server,
     ("msmw", "worker"): msmw.worker,
+    ("p2p", "peer"): p2p.peer,
 }
 
 
-def schema_of(cluster: ClusterConfig, size: int) -> Schema:
-    """Return what a node reads: vectors of `size` entries, and the layers of the broadcast among peers."""
-    return schema(size, layers=("data",))
-
-
 @contextlib.asynccontextmanager
-async def layers_of(
-    cluster: ClusterConfig, transport: AbstractTransport, identity: Identity | None
-) -> AsyncIterator[AbstractTransport]:
-    """Yield what vectors are exchanged through."""
-    yield transport
+async def layer_of(
+    cluster: ClusterConfig, transport: AbstractTransport, signer: Signer | None
+) -> AsyncIterator[AbstractBroadcast | None]:
+    """Yield the running broadcast layer among peers, None for the other protocols."""
+    if cluster.protocol != "p2p":
+        yield None
+        return
+    name, context = broadcast_of(cluster), identity_of(cluster).encode()
+    async with broadcast_layer(name, transport, f=cluster.f("peer"), signer=signer, context=context) as layer:
+        yield layer
 
 
 def limits_of(cluster: ClusterConfig) -> Limits:
@@ -94,19 +96,26 @@ def mouth_of(cluster: ClusterConfig, node: int) -> mouths.AbstractMouth:
     return mouths.Forger(
         adversary=adversary,
         colluders=colluders,
-        informants=honest if cluster.omniscient else colluders,
-        rule=_as_rule(gradient_rule(cluster)) if role != "server" else None,
+        informants=() if role == "peer" else honest if cluster.omniscient else colluders,
+        rule=_rule_against(cluster, role),
         seed=cluster.seed,
     )
 
 
 def _curious(cluster: ClusterConfig, role: str) -> tuple[int, ...]:
     """Return the attackers whom the honest nodes of a role must show their vectors."""
-    if not cluster.omniscient:
+    if not cluster.omniscient or role == "peer":
         return ()
     found = [adversary_of(cluster.node(node).behaviour) for node in cluster.byzantine(role)]
     wanted = [adversary is not None and adversary.knowledge == "honest rows" for adversary in found]
     return tuple(node for node, curious in zip(cluster.byzantine(role), wanted, strict=True) if curious)
+
+
+def _rule_against(cluster: ClusterConfig, role: str) -> Rule | None:
+    """Return what the rows of a role will be combined with, for attacks that optimise against it."""
+    if role == "peer":
+        return averaging(cluster.agreement.kind, cluster.f(role))
+    return _as_rule(gradient_rule(cluster)) if role == "worker" else None
 
 
 def _as_rule(combiner: AbstractCombiner) -> Rule:
@@ -144,7 +153,8 @@ def check_programs(cluster: ClusterConfig) -> tuple[str, ...]:
     Raises:
         Misuse: An unknown option, a value out of its range, a rule that is not defined for the quorum.
     """
-    gradient_rule(cluster)
+    if cluster.protocol != "p2p":
+        gradient_rule(cluster)
     notes = []
     for role in dict.fromkeys(node.role for node in cluster.nodes):
         bad = cluster.byzantine(role)
@@ -166,7 +176,7 @@ def post_of(
     transport: AbstractTransport,
     learner: Learner,
     *,
-    voice: AbstractTransport | None = None,
+    layer: AbstractBroadcast | None = None,
     keeper: Keeper | None = None,
     tell: Tell = quiet,
 ) -> Post:
@@ -175,6 +185,7 @@ def post_of(
         cluster=cluster,
         transport=transport,
         learner=learner,
+        layer=layer,
         mouth=mouth_of(cluster, transport.me),
         keeper=keeper or Keeper(),
         tell=tell,

@@ -406,4 +406,4 @@ def _method(text: str) -> dict[str, Any]:
 def _name(cluster: "ClusterConfig") -> str:
     """Return the run folder's name: the same cluster gives the same folder, another one another."""
     digest = hashlib.sha256(cluster.model_dump_json().encode()).hexdigest()[:8]
-    return f"byzantine-{cluster.protocol}-{cluster.rule_method.name}-{digest}"
+    return f"byzantine-{cluster.protocol}-{cluster.method_name}-{digest}"

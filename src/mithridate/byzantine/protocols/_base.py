@@ -17,11 +17,18 @@ from mithridate.aggregation._base import AbstractCombiner, State
 from mithridate.aggregation.aggregate import named_rule
 from mithridate.aggregation.combine import combine
 from mithridate.aggregation.names import PRE_AGGREGATORS
+from mithridate.byzantine.broadcast import (
+    LAYERS_OF,
+    AbstractBroadcast,
+    witness_expected,
+    witness_kind,
+)
 from mithridate.byzantine.cluster import ClusterConfig
 from mithridate.byzantine.keeper import Keeper
 from mithridate.byzantine.messages import Expected, Frame, Schema
 from mithridate.byzantine.meter import Meter, Tell, quiet
-from mithridate.byzantine.mouths import AbstractMouth, Honest
+from mithridate.byzantine.mouths import AbstractMouth, Honest, Speaker
+from mithridate.byzantine.quorums import Broadcast
 from mithridate.byzantine.source import Accuracy, Learner, Vector, stacked
 from mithridate.byzantine.transport._base import AbstractTransport, Collected, QuorumLost
 from mithridate.core.errors import Misuse
@@ -30,22 +37,66 @@ from mithridate.numerics.order import Median, order_statistic
 from mithridate.numerics.rng import generator
 from mithridate.numerics.row_view import RowView
 
-VECTOR_KINDS = ("model", "gradient", "gather", "leak", "agree-g", "agree-m")
+VECTOR_KINDS = ("model", "gradient", "gather", "leak")
+PEER_KINDS = ("agree-g", "agree-m")
 GENERATION = 1 << 32
 """Rounds of a restarted trusted server begin at its next multiple of this, so that no round is used twice."""
 
 
-def schema(size: int, *, layers: Iterable[str] = ("data",)) -> Schema:
-    """Return what nodes read: float32 vectors of one size.
+def schema_of(cluster: ClusterConfig, size: int) -> Schema:
+    """Return what nodes read: float32 vectors of `size` entries, and what the broadcast among peers takes."""
+    peers = cluster.protocol == "p2p"
+    kinds = {kind: Expected(dtype="float32", numel=size) for kind in (PEER_KINDS if peers else VECTOR_KINDS)}
+    kinds |= {witness_kind(kind): witness_expected(len(cluster.nodes)) for kind in PEER_KINDS if peers}
+    layers = LAYERS_OF[broadcast_of(cluster)]
+    kinds["resume"] = Expected(dtype="int64", numel=2)
+    kinds |= {kind: Expected(dtype="bytes", numel=1) for kind in ("go", "done")}
+    return Schema(kinds=kinds, layers=layers, phases=4096)
+
+
+def broadcast_of(cluster: ClusterConfig) -> Broadcast:
+    """Return the broadcast layer of a cluster: plain unless its peers agree over another; baselines have none."""
+    return cluster.agreement.broadcast if cluster.protocol == "p2p" and not cluster.is_baseline else "plain"
+
+
+@final
+class Voice:
+    """A broadcast layer as something to speak through; past it where a liar speaks to one node alone.
 
     Args:
-        size: Entries of a vector.
-        layers: Layers of the broadcast in use.
+        layer: A running layer.
     """
-    kinds = {kind: Expected(dtype="float32", numel=size) for kind in VECTOR_KINDS}
-    kinds["resume"] = Expected(dtype="int64", numel=2)
-    kinds["go"] = Expected(dtype="bytes", numel=1)
-    return Schema(kinds=kinds, layers=frozenset(layers), phases=4096)
+
+    def __init__(self, layer: AbstractBroadcast) -> None:
+        self.layer = layer
+        self.me = layer.transport.me
+
+    async def send(self, to: int, frame: Frame) -> None:
+        """Send a frame to one node, past the layer."""
+        await self.layer.transport.send(to, frame)
+
+    async def send_bytes(self, to: int, data: bytes) -> None:
+        """Send bytes that need be no frame."""
+        await self.layer.transport.send_bytes(to, data)
+
+    async def broadcast(self, frame: Frame, to: Iterable[int]) -> None:
+        """Say a frame to all nodes."""
+        del to
+        await self.layer.broadcast(frame)
+
+    async def collect(
+        self,
+        kind: str,
+        round: int,
+        phase: int,
+        *,
+        of: Iterable[int],
+        quorum: int,
+        deadline: float,
+        own: Frame | None = None,
+    ) -> Collected:
+        """Return the first frames of a kind, round and phase that were delivered."""
+        return await self.layer.collect(kind, round, phase, of=of, quorum=quorum, deadline=deadline, own=own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +125,7 @@ class Post:
         cluster: The cluster file.
         transport: The way to the others.
         learner: Its model and its shard.
+        layer: The broadcast among peers, if there is one.
         mouth: What leaves the node.
         keeper: Where its state is kept.
         tell: Takes events.
@@ -85,18 +137,21 @@ class Post:
     cluster: ClusterConfig
     transport: AbstractTransport
     learner: Learner
+    layer: AbstractBroadcast | None = None
     mouth: AbstractMouth = field(default_factory=Honest)
     keeper: Keeper = field(default_factory=Keeper)
     tell: Tell = quiet
     meter: Meter = field(default_factory=Meter)
     at: int = 0
     loss: float = 0.0
-    _rule: AbstractCombiner = field(init=False)
+    voice: Speaker = field(init=False)
+    _rule: AbstractCombiner | None = field(init=False)
     _state: State = field(init=False)
 
     def __post_init__(self) -> None:
-        self._rule = gradient_rule(self.cluster)
-        self._state = self._rule.init()
+        self.voice = self.transport if self.layer is None else Voice(self.layer)
+        self._rule = None if self.cluster.protocol == "p2p" else gradient_rule(self.cluster)
+        self._state = None if self._rule is None else self._rule.init()
 
     @property
     def me(self) -> int:
@@ -154,6 +209,7 @@ class Post:
             rows = stacked(gradients)
             if self.cluster.rule_method.name == "mean":
                 return _flat(rows.mean(0))
+            assert self._rule is not None
             split = self.learner.parameters
             gen = generator(self.cluster.seed, "rule", step)
             head, self._state = combine(RowView.of(rows[:, :split]), self._rule, state=self._state, gen=gen)
@@ -218,8 +274,7 @@ def gradient_rule(cluster: ClusterConfig) -> AbstractCombiner:
         Misuse: The rule's own conditions do not hold for the quorum, or an option is unknown.
     """
     method = cluster.rule_method
-    role = "peer" if cluster.protocol == "p2p" else "worker"
-    f = cluster.f(role)
+    f = cluster.f("worker")
     pre = [
         instantiate(PRE_AGGREGATORS.load(stage.name), stage.name, _with_f(stage.name, f) | stage.options)
         for stage in cluster.pre
@@ -229,9 +284,9 @@ def gradient_rule(cluster: ClusterConfig) -> AbstractCombiner:
     assert given is None or isinstance(given, int)
     rule = named_rule(method.name, f=_taken(method.name, given), pre=pre, **options)
     try:
-        rule.check(cluster.quorum(role))
+        rule.check(cluster.quorum("worker"))
     except Misuse as error:
-        raise Misuse(error.code, f"{error.message} (a quorum of the {role}s)", hint=error.hint) from None
+        raise Misuse(error.code, f"{error.message} (a quorum of the workers)", hint=error.hint) from None
     return rule
 
 
