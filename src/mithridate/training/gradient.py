@@ -94,8 +94,8 @@ class Gradient:
 
     def _rows(
         self, batch: Batch, weights: Float[Tensor, " b"], states: dict[str, State]
-    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, ""]]:
-        """Materialise the rows and the weight that each has in the plain mean."""
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " w"], Float[Tensor, ""]]:
+        """Materialise the rows that are computed, and the weight that each of all rows has in the plain mean."""
         if self.step.rows.of == "worker":
             return worker_rows(self.step, self.net, self.autocast, batch, weights, states)
         with torch.no_grad():
