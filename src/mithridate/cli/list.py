@@ -26,8 +26,8 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="attacks, defenses, models, recipes, datasets, scenarios, papers, rules, pre-aggregators or adversaries; "
-            "without it, all."
+            help="attacks, defenses, models, recipes, datasets, scenarios, papers, rules, pre-aggregators or "
+            "adversaries; without it, all."
         ),
     ] = None,
 ) -> None:

@@ -99,7 +99,7 @@ def addresses(tensors: Sequence[torch.Tensor]) -> ctypes.Array[ctypes.c_void_p]:
 
 def in_threads(work: Callable[[int], None], count: int) -> None:
     """Call `work(0)` to `work(count - 1)`, with as many threads as torch uses."""
-    workers = min(torch.get_num_threads(), count)
+    workers = max(1, min(torch.get_num_threads(), count))
     failures: list[Exception] = []
 
     def share(first: int) -> None:

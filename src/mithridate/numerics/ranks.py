@@ -8,13 +8,12 @@ operations, so that both give the same bits.
     Trimmed   mean of s_f+1 .. s_n-f
     Closest   mean of the k values nearest to a centre: a window of the sorted values, the lower one on ties
 
-Paper    Batcher (AFIPS 1968), odd-even merge; the k nearest values are a window, so that windows are compared by their
-         farther end. No sum is ever corrected by subtraction: a window is the tail of one block of k values and the
-         head of the next.
+Paper    Batcher (AFIPS 1968), odd-even merge; the k nearest of sorted values are a window. No sum is ever corrected by
+         subtraction: a window is the tail of one block of k values and the head of the next.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Generic, Literal, TypeVar, cast
@@ -94,29 +93,44 @@ class Comparator:
     keeps_high: bool
 
 
-def batcher(n: int) -> Iterator[tuple[int, int]]:
-    """Yield the comparators of odd-even merge sort for any n."""
-    run = 1
-    while run < n:
-        step = run
-        while step:
-            for start in range(step % run, n - step, 2 * step):
-                for low in range(start, start + min(step, n - start - step)):
-                    if low // (2 * run) == (low + step) // (2 * run):
-                        yield low, low + step
-            step //= 2
-        run *= 2
+Wires = tuple[int, ...]
+Pairs = tuple[tuple[int, int], ...]
+
+
+def batcher(wires: Wires) -> tuple[Pairs, Wires]:
+    """Return the comparators that sort some wires, and the wires from the least value to the greatest."""
+    if len(wires) < 2:
+        return (), wires
+    half = (len(wires) + 1) // 2
+    (first, left), (second, right) = batcher(wires[:half]), batcher(wires[half:])
+    last, order = _merge(left, right)
+    return first + second + last, order
+
+
+def _merge(left: Wires, right: Wires) -> tuple[Pairs, Wires]:
+    """Return the comparators that merge two ascending runs of wires: those of even place, those of odd, then pairs."""
+    if not left or not right:
+        return (), left + right
+    if len(left) == len(right) == 1:
+        return ((left[0], right[0]),), left + right
+    first, even = _merge(left[::2], right[::2])
+    second, odd = _merge(left[1::2], right[1::2])
+    pairs = tuple(zip(odd, even[1:], strict=False))
+    kept = len(pairs)
+    order = even[:1] + tuple(wire for pair in pairs for wire in pair) + odd[kept:] + even[1 + kept :]
+    return first + second + pairs, order
 
 
 @cache
-def network(n: int, ranks: frozenset[int]) -> tuple[Comparator, ...]:
-    """Return the comparators of n wires that the given ranks, counted from 0, depend on."""
-    needed, kept = set(ranks), []
-    for low, high in reversed(tuple(batcher(n))):
+def network(n: int, ranks: frozenset[int]) -> tuple[tuple[Comparator, ...], Wires]:
+    """Return the comparators of n wires that the given ranks, counted from 0, depend on, and the wire of every rank."""
+    pairs, order = batcher(tuple(range(n)))
+    needed, kept = {order[rank] for rank in ranks}, []
+    for low, high in reversed(pairs):
         if low in needed or high in needed:
             kept.append(Comparator(low, high, low in needed, high in needed))
             needed |= {low, high}
-    return tuple(reversed(kept))
+    return tuple(reversed(kept)), order
 
 
 def needed_ranks(n: int, statistic: Statistic) -> frozenset[int]:
@@ -134,11 +148,12 @@ def compute(algebra: AbstractAlgebra[V], values: Sequence[V], statistic: Statist
     """Return a statistic of values that are no NaN."""
     n = len(values)
     wires: list[V | None] = list(values)
-    for comparator in network(n, needed_ranks(n, statistic)):
+    comparators, order = network(n, needed_ranks(n, statistic))
+    for comparator in comparators:
         a, b = cast("V", wires[comparator.low]), cast("V", wires[comparator.high])
         wires[comparator.low] = algebra.lesser(a, b) if comparator.keeps_low else None
         wires[comparator.high] = algebra.greater(a, b) if comparator.keeps_high else None
-    return of_sorted(algebra, cast("list[V]", wires), statistic)
+    return of_sorted(algebra, [cast("V", wires[wire]) for wire in order], statistic)
 
 
 def of_sorted(algebra: AbstractAlgebra[V], s: Sequence[V], statistic: Statistic) -> V:
@@ -165,7 +180,7 @@ def _sum(algebra: AbstractAlgebra[V], values: Sequence[V]) -> V:
 
 
 def _nearest_window(algebra: AbstractAlgebra[V], s: Sequence[V], centre: V, k: int) -> V:
-    """Return the sum of the first window of k sorted values whose farther end is nearest to the centre."""
+    """Return the sum of the k sorted values nearest to the centre: a window that moves up while a nearer one follows."""
     n = len(s)
     heads, tails = list(s), list(s)
     for place in range(1, n):
@@ -174,14 +189,10 @@ def _nearest_window(algebra: AbstractAlgebra[V], s: Sequence[V], centre: V, k: i
     for place in reversed(range(n - 1)):
         if (place + 1) % k:
             tails[place] = algebra.add(s[place], tails[place + 1])
-    best, reach = heads[k - 1], None
-    for start in range(n - k + 1):
+    best = heads[k - 1]
+    for start in range(1, n - k + 1):
         stop = start + k
-        ends = algebra.greater(algebra.subtract(centre, s[start]), algebra.subtract(s[stop - 1], centre))
-        if reach is None:
-            reach = ends
-            continue
         total = algebra.add(tails[start], heads[stop - 1]) if start % k else heads[stop - 1]
-        best = algebra.if_less(ends, reach, total, best)
-        reach = algebra.lesser(ends, reach)
+        gained, lost = algebra.subtract(s[stop - 1], centre), algebra.subtract(centre, s[start - 1])
+        best = algebra.if_less(gained, lost, total, best)
     return best
