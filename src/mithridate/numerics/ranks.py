@@ -180,7 +180,7 @@ def _sum(algebra: AbstractAlgebra[V], values: Sequence[V]) -> V:
 
 
 def _nearest_window(algebra: AbstractAlgebra[V], s: Sequence[V], centre: V, k: int) -> V:
-    """Return the sum of the k sorted values nearest to the centre: a window that moves up while a nearer one follows."""
+    """Return the sum of the k sorted values nearest to the centre: a window that moves up while the next is nearer."""
     n = len(s)
     heads, tails = list(s), list(s)
     for place in range(1, n):

@@ -57,8 +57,8 @@ class RowView:
     _workspace: dict[torch.dtype, Tensor]
 
     @classmethod
-    def of(cls, rows: Rows) -> "RowView":
-        """Look at rows of any accepted form.
+    def of(cls, rows: Rows | Sequence[object]) -> "RowView":
+        """Look at rows of any accepted form; others are answered with the row that does not fit.
 
         Raises:
             Misuse: MTH-0520 to MTH-0523: no rows, no coordinates, or rows that differ in shape, type, device or names.
