@@ -131,6 +131,18 @@ class ProtocolOptions:
         str | None,
         _option("--broadcast", "Among peers: plain, consistent or reliable.", metavar="NAME", panel="Protocol"),
     ] = None
+    gradient_rounds: Annotated[
+        int | None,
+        _option(
+            "--gradient-rounds",
+            "Rounds of agreement on gradients per step; by default as many as the theory asks for.",
+            metavar="N",
+            panel="Protocol",
+        ),
+    ] = None
+    model_rounds: Annotated[
+        int | None, _option("--model-rounds", "The same on models.", metavar="N", panel="Protocol")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,6 +365,8 @@ def _wished(nodes: NodeOptions, protocol: ProtocolOptions, training: TrainingOpt
         ("--gather-every", ("gather_every",), protocol.gather_every),
         ("--agreement", ("agreement", "kind"), protocol.agreement),
         ("--broadcast", ("agreement", "broadcast"), protocol.broadcast),
+        ("--gradient-rounds", ("agreement", "gradient_rounds"), protocol.gradient_rounds),
+        ("--model-rounds", ("agreement", "model_rounds"), protocol.model_rounds),
         ("--data", ("data", "source"), data),
         ("--split", ("data", "split"), training.split),
         ("--model", ("model",), model),

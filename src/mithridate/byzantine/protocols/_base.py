@@ -132,6 +132,7 @@ class Post:
         meter: Its time.
         at: The step that it works on.
         loss: The loss of its last gradient.
+        senders: Whose vectors were collected last, in the order of the rows.
     """
 
     cluster: ClusterConfig
@@ -144,6 +145,7 @@ class Post:
     meter: Meter = field(default_factory=Meter)
     at: int = 0
     loss: float = 0.0
+    senders: tuple[int, ...] = ()
     voice: Speaker = field(init=False)
     _rule: AbstractCombiner | None = field(init=False)
     _state: State = field(init=False)
@@ -195,6 +197,7 @@ class Post:
     def noted(self, found: Collected) -> list[Vector]:
         """Count who was late, and return the vectors."""
         self.meter.quorums += 1
+        self.senders = tuple(found.frames)
         for node in found.late:
             self.meter.late[node] = self.meter.late.get(node, 0) + 1
         return [frame.array() for frame in found.frames.values()]
@@ -212,8 +215,22 @@ class Post:
             assert self._rule is not None
             split = self.learner.parameters
             gen = generator(self.cluster.seed, "rule", step)
-            head, self._state = combine(RowView.of(rows[:, :split]), self._rule, state=self._state, gen=gen)
+            try:
+                head, self._state = combine(RowView.of(rows[:, :split]), self._rule, state=self._state, gen=gen)
+            except Misuse as error:
+                raise self._named(rows, error) from None
             return _flat(torch.cat([head, self._median_of(rows[:, split:])]))
+
+    def _named(self, rows: Float[Tensor, "n s"], error: Misuse) -> Misuse:
+        """Say which nodes are meant, where rows hold what is not finite."""
+        dead = [str(self.senders[row]) for row in (~rows.isfinite().all(1)).nonzero().flatten().tolist()]
+        if not dead:
+            return error
+        return Misuse(
+            "MTH-0963",
+            f"nodes {', '.join(dead)} sent NaN or infinity, and f = {self.cluster.f('worker')} is declared",
+            hint=f"with {self.cluster.method_name} declare a larger f; it takes more workers",
+        )
 
     def median(self, models: list[Vector]) -> Vector:
         """Return the coordinate-wise median of models; in the baselines their mean."""
