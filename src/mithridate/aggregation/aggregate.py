@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Literal
 
 from torch import Tensor
 
@@ -27,7 +26,7 @@ def aggregate(
     out: Tensor | Mapping[str, Tensor] | None = None,
     state: State = None,
     seed: int = 0,
-    on_nonfinite: Literal["count", "exclude"] = "count",
+    on_nonfinite: str = "count",
     **options: object,
 ) -> Tensor | dict[str, Tensor]:
     """Combine n rows into one, of which at most f may be anything.

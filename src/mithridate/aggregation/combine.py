@@ -10,6 +10,8 @@
 Shapes   n rows, d coordinates.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -59,39 +61,49 @@ def combine(
         _check_out(rows, out)
     pre = rule.pre if isinstance(rule, Pipeline) else ()
     inner = rule.rule if isinstance(rule, Pipeline) else rule
-    allowed, name = rule.tolerated(rows.n), type(inner).__name__
+    allowed = rule.tolerated(rows.n)
     if isinstance(inner, AbstractGramCombiner):
         return _by_points(rows, pre, inner, state, gen, allowed, out)
-    if isinstance(inner, AbstractMixedCombiner):
-        points, _ = _points(rows, pre, gen, allowed, name)
-        mixing = inner.mixing(points) @ points.coords[:, : rows.n]
-        return order_statistic(rows, inner.statistic(points.m), mixing=mixing, out=out), state
-    if pre:
-        points, mixing = _points(rows, pre, gen, allowed, name)
-        if isinstance(inner, AbstractOrderCombiner):
-            return order_statistic(rows, inner.statistic(points.m), mixing=mixing, out=out), state
-        rows, prior = RowView.of(weighted(rows, mixing)), None
-    if isinstance(inner, AbstractOrderCombiner):
-        vector, alive = order_pass(rows, inner.statistic(rows.n), out=out)
-        refuse_dead(~alive, allowed, name)
-        return vector, state
+    points = None
+    if pre or isinstance(inner, AbstractMixedCombiner):
+        points = _points(rows, pre, gen, allowed, type(inner).__name__)
+    if isinstance(inner, AbstractMixedCombiner | AbstractOrderCombiner):
+        return _by_columns(rows, points, inner, allowed, out), state
     if isinstance(inner, AbstractRowCombiner):
+        rows = rows if points is None else _stored(rows, points)  # the one kind that must have the mixtures themselves
         alive = alive_rows(rows)
-        refuse_dead(~alive, allowed, name)
+        refuse_dead(~alive, allowed, type(inner).__name__)
         vector, state = inner.combine(rows, alive, gen, state)
         return (vector if out is None else out.copy_(vector)), state
-    return _by_prior(rows, inner, state, gen, prior, out)
+    return _by_prior(rows, inner, state, gen, _Shares(prior, points), out)
 
 
 def _points(
     rows: RowView, pre: tuple[AbstractPreAggregator, ...], gen: torch.Generator, allowed: int, name: str
-) -> tuple[Geometry, Float64[Tensor, "m n"]]:
-    """Return the points after the pre-aggregators, and the mixtures of rows that they are."""
+) -> Geometry:
+    """Return the points that come out of the pre-aggregators."""
     points = geometry(rows)
     refuse_dead(~points.alive, allowed, name)
     for stage in pre:
         points = points.mixed(stage.mix(points, gen))
-    return points, points.coords[:, : rows.n]
+    return points
+
+
+def _by_columns(
+    rows: RowView,
+    points: Geometry | None,
+    rule: AbstractMixedCombiner | AbstractOrderCombiner,
+    allowed: int,
+    out: Float[Tensor, " d"] | None,
+) -> Float[Tensor, " d"]:
+    if points is None:
+        vector, alive = order_pass(rows, rule.statistic(rows.n), out=out)
+        refuse_dead(~alive, allowed, type(rule).__name__)
+        return vector
+    mixing = points.coords[:, : rows.n]
+    if isinstance(rule, AbstractMixedCombiner):
+        mixing = rule.mixing(points) @ mixing
+    return order_statistic(rows, rule.statistic(points.m), mixing=mixing, out=out)
 
 
 def _by_points(
@@ -120,27 +132,43 @@ def _by_points(
     return vector, rule.learn(vector, state)
 
 
+@dataclass(frozen=True)
+class _Shares:
+    """The weights of the plain mean, equal if None, of the rows or of the mixtures that replace them."""
+
+    prior: Float[Tensor, " m"] | None
+    points: Geometry | None
+
+
 def _by_prior(
     rows: RowView,
     rule: AbstractCombiner,
     state: State,
     gen: torch.Generator,
-    prior: Float[Tensor, " n"] | None,
+    shares: _Shares,
     out: Float[Tensor, " d"] | None,
 ) -> tuple[Float[Tensor, " d"], State]:
-    prior = torch.full((rows.n,), 1 / rows.n, dtype=torch.float64) if prior is None else prior
-    w = prior
+    points = shares.points
+    m = rows.n if points is None else points.m
+    w = torch.full((m,), 1 / m, dtype=torch.float64) if shares.prior is None else shares.prior.detach().cpu()
     if isinstance(rule, AbstractNormCombiner):
-        norms = row_norms(rows)
+        norms = row_norms(rows) if points is None else points.square_norms.sqrt()
         refuse_dead(~norms.isfinite(), 0, type(rule).__name__)
-        w, state = rule.weights(norms, prior, state)
-    vector = weighted(rows, w.double().cpu()[None], None if out is None else out[None])[0]
+        w, state = rule.weights(norms, w, state)
+    of_rows = w.double() if points is None else w.double() @ points.coords[:, : rows.n]
+    vector = weighted(rows, of_rows[None], None if out is None else out[None])[0]
     if not isinstance(rule, AbstractNormCombiner):
         if not bool(vector.isfinite().all()):
             refuse_dead(~alive_rows(rows), 0, type(rule).__name__)
         return vector, state
-    finished = rule.finish(vector, rows.n, gen)
+    finished = rule.finish(vector, m, gen)
     return (finished if out is None else out.copy_(finished)), state
+
+
+def _stored(rows: RowView, points: Geometry) -> RowView:
+    mixed = weighted(rows, points.coords[:, : rows.n])
+    mixed[(~points.alive).to(mixed.device)] = torch.nan
+    return RowView.of(mixed)
 
 
 def row_norms(rows: RowView) -> Float64[Tensor, " n"]:
