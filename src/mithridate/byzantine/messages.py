@@ -256,6 +256,11 @@ def decode_header(data: bytes | memoryview, schema: Schema, *, sender: int) -> H
     return announced
 
 
+def announced_bytes(data: bytes | memoryview) -> int:
+    """Return the size of a whole frame as its header announces it, which nobody has checked."""
+    return HEADER_BYTES + int(_HEADER.unpack_from(data)[11])
+
+
 def check_expected(slot: Slot, dtype: str, numel: int, schema: Schema, *, sender: int) -> None:
     """Hold what a frame announces against the schema.
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mithridate.byzantine.messages import HEADER_BYTES, Frame, Header, decode_header, encode_header
+from mithridate.byzantine.messages import HEADER_BYTES, Frame, Header, announced_bytes, decode_header, encode_header
 from mithridate.byzantine.transport._mailbox import Mailbox, Verdict
 from mithridate.core.errors import BadArtefact
 
@@ -112,10 +112,17 @@ class Reader:
         while rest:
             if len(verdicts) == BATCH_FRAMES:
                 raise BadArtefact("MTH-0900", f"a message of node {self.sender} has more than {BATCH_FRAMES} frames")
-            header = decode_header(rest, self.mailbox.schema, sender=self.sender)
-            body = rest[HEADER_BYTES : HEADER_BYTES + header.nbytes]
-            rest = rest[HEADER_BYTES + header.nbytes :]
-            verdicts.append(self.mailbox.admit(header.frame(bytes(body))))
+            try:
+                header = decode_header(rest, self.mailbox.schema, sender=self.sender)
+                body = rest[HEADER_BYTES : HEADER_BYTES + header.nbytes]
+                verdicts.append(self.mailbox.admit(header.frame(bytes(body))))
+            except BadArtefact as error:
+                # What is well formed and not for us may have honest frames after it.
+                if error.code == "MTH-0900" or announced_bytes(rest) > len(rest):
+                    raise
+                self.mailbox.refuse(self.sender, error.code)
+                verdicts.append(Verdict.REFUSED)
+            rest = rest[announced_bytes(rest) :]
 
     def _read_chunk(self, message: memoryview) -> int:
         if len(message) < _CHUNK_START:

@@ -32,6 +32,8 @@ _ANSWER_BYTES = 4096
 _FIRST_BACKOFF = 0.05
 _USELESS_PAUSE, _REFUSED_PAUSE = 0.001, 0.05
 _USEFUL = (Verdict.KEPT, MORE)
+_BROKEN = (aio.AioRpcError, aio.BaseError, asyncio.InvalidStateError, TimeoutError, ConnectionError)
+"""What a stream that ended raises, by when it is noticed."""
 
 
 class GrpcTransport(AbstractTransport):
@@ -53,6 +55,7 @@ class GrpcTransport(AbstractTransport):
         self._ids = {print_: node for node, print_ in identity.fingerprints.items()}
         self._session = secrets.randbits(63) + 1
         self._readers: dict[int, asyncio.Task[Any]] = {}
+        self._live: dict[int, Reader] = {}
         self._outboxes = {peer: Outbox(limits, self.stats[peer]) for peer in self.peers}
         self._links: dict[int, asyncio.Task[None]] = {}
         self._server: Any = None
@@ -129,11 +132,14 @@ class GrpcTransport(AbstractTransport):
         """End all connections."""
         for task in self._links.values():
             task.cancel()
-        await asyncio.gather(*self._links.values(), return_exceptions=True)
+        ends = await asyncio.gather(*self._links.values(), return_exceptions=True)
         self._links.clear()
         if self._server is not None:
             await self._server.stop(0)
             self._server = None
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
 
     def _put(self, to: int, content: Frame | bytes, nbytes: int) -> None:
         if to in self._outboxes:
@@ -157,12 +163,12 @@ class GrpcTransport(AbstractTransport):
         assert task is not None
         if older is not None:
             older.cancel()
-        self._readers[peer] = task
+        self._readers[peer], self._live[peer] = task, Reader(self.mailbox, peer, self._session)
         try:
-            await self._read(Reader(self.mailbox, peer, self._session), context)
+            await self._read(self._live[peer], context)
         finally:
             if self._readers.get(peer) is task:
-                del self._readers[peer]
+                del self._readers[peer], self._live[peer]
 
     async def _read(self, reader: Reader, context: Any) -> None:
         while True:
@@ -206,7 +212,7 @@ class GrpcTransport(AbstractTransport):
             while True:
                 link.answered = False
                 # A broken stream: the peer is down, hung, cut off, or refuses us. The next one may do better.
-                with contextlib.suppress(aio.AioRpcError, TimeoutError, aio.UsageError, ConnectionError):
+                with contextlib.suppress(*_BROKEN):
                     await link.talk(method)
                 stats.reconnects += 1
                 backoff = _FIRST_BACKOFF if link.answered else min(2 * backoff, limits.backoff_seconds)
