@@ -54,8 +54,7 @@ class GrpcTransport(AbstractTransport):
         self._identity = identity
         self._ids = {print_: node for node, print_ in identity.fingerprints.items()}
         self._session = secrets.randbits(63) + 1
-        self._readers: dict[int, asyncio.Task[Any]] = {}
-        self._live: dict[int, Reader] = {}
+        self._streams: dict[int, _Stream] = {}
         self._outboxes = {peer: Outbox(limits, self.stats[peer]) for peer in self.peers}
         self._links: dict[int, asyncio.Task[None]] = {}
         self._server: Any = None
@@ -159,34 +158,15 @@ class GrpcTransport(AbstractTransport):
             self.strangers += 1
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this certificate is not in the cluster file")
             return
-        task, older = asyncio.current_task(), self._readers.get(peer)
-        assert task is not None
+        stream, older = _Stream(Reader(self.mailbox, peer, self._session)), self._streams.get(peer)
         if older is not None:
-            older.cancel()
-        self._readers[peer], self._live[peer] = task, Reader(self.mailbox, peer, self._session)
+            older.replace()
+        self._streams[peer] = stream
         try:
-            await self._read(self._live[peer], context)
+            await stream.read(context)
         finally:
-            if self._readers.get(peer) is task:
-                del self._readers[peer], self._live[peer]
-
-    async def _read(self, reader: Reader, context: Any) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(reader.waiting):
-                    message = await context.read()
-            except TimeoutError:
-                reader.drop("slow")
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the rest of a frame did not come")
-                return
-            if message is aio.EOF:
-                return
-            answer, verdicts = reader.read(message)
-            if Verdict.REFUSED in verdicts:
-                await asyncio.sleep(_REFUSED_PAUSE)
-            elif not any(verdict in _USEFUL for verdict in verdicts):
-                await asyncio.sleep(_USELESS_PAUSE)
-            await context.write(answer)
+            if self._streams.get(peer) is stream:
+                del self._streams[peer]
 
     def _authenticate(self, properties: Mapping[str, Any]) -> int | None:
         """Return the node whose pinned certificate the connection has."""
@@ -217,6 +197,48 @@ class GrpcTransport(AbstractTransport):
                 stats.reconnects += 1
                 backoff = _FIRST_BACKOFF if link.answered else min(2 * backoff, limits.backoff_seconds)
                 await asyncio.sleep(backoff)
+
+
+class _Stream:
+    """The stream of a peer to us."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._replaced = False
+        self._patience: asyncio.Timeout | None = None
+
+    def replace(self) -> None:
+        """End it, as the peer has opened another one."""
+        self._replaced = True
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    async def read(self, context: Any) -> None:
+        """Read messages, one at a time, and answer them."""
+        while not self._replaced:
+            try:
+                async with asyncio.timeout(self.reader.waiting) as self._patience:
+                    message = await context.read()
+            except TimeoutError:
+                break
+            finally:
+                self._patience = None
+            if message is aio.EOF:
+                return
+            answer, verdicts = self.reader.read(message)
+            if Verdict.REFUSED in verdicts:
+                await asyncio.sleep(_REFUSED_PAUSE)
+            elif not any(verdict in _USEFUL for verdict in verdicts):
+                await asyncio.sleep(_USELESS_PAUSE)
+            try:
+                async with asyncio.timeout(self.reader.mailbox.limits.stall_seconds):
+                    await context.write(answer)
+            except TimeoutError:
+                break
+        if self._replaced:
+            await context.abort(grpc.StatusCode.ABORTED, "another stream took its place")
+        self.reader.drop("slow")
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the rest of a frame did not come")
 
 
 class _Link:
