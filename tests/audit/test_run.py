@@ -144,6 +144,12 @@ def test_killed_at_random_moments_it_ends_with_the_same_ledger(reference: Path, 
     assert not list((folder / "packs").rglob(".*")), "a half-written pack was left"
 
 
+@pytest.mark.parametrize("work", [run_audit, run_crafting, run_training])
+def test_a_device_that_is_not_here_is_named_with_what_is(work, tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match=r"MTH-0562.*'cuda:31' is not on this machine; torch finds cpu"):
+        work(config(device="cuda:31"), tmp_path)
+
+
 def test_a_folder_belongs_to_one_configuration(reference: Path) -> None:
     with pytest.raises(Misuse, match=r"another configuration.*seed"):
         run_audit(config(seed=1), reference)

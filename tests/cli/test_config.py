@@ -46,6 +46,7 @@ def test_other_data_get_the_defaults_of_the_paper(tmp_path: Path) -> None:
 def test_what_is_given_wins_over_the_defaults(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, "data: {source: cifar10}\nmodel: lenet\nbudget: 1\n"))
     assert (config.model, config.budget, config.recipe) == ("lenet", 1.0, "paper-wb40")
+    assert [load_config(written(tmp_path, f"budget: {text}")).budget for text in ("1%", "0.01", "'0.01'")] == [0.01] * 3
     assert load_config(written(tmp_path, "recipe_options: {lr: 1e-3, augment: false}")).recipe_options.lr == 0.001
 
 
@@ -114,7 +115,9 @@ def test_impossible_numbers_of_targets_are_refused_before_the_work(run: Any, ver
         ("budget: 1.5", ["(0, 1]", "got 1.5"]),
         ("budget: -0.1", ["(0, 1]", "got -0.1"]),
         ("budget: .nan", ["budget", "finite"]),
-        ("budget: 1%", ["must be a number", "'1%'"]),
+        ("budget: 200%", ["(0, 1]", "got 200%"]),
+        ("budget: a lot", ["(0, 1]", "got a lot"]),
+        ("budget: [1]", ["must be a number", "[1]"]),
         ("budget: true", ["must be a number, got True"]),
         ("epsilon: 16", ["epsilon", "[0, 1] units", "16/255"]),
         ("epsilon: -0.1", ["epsilon", "-0.1"]),

@@ -59,9 +59,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         asked.update(config=config, folder=folder, **rest)
         return SimpleNamespace(document=a_document(*asked["verdict"]), folder=folder)
 
-    def reproduce(name: str, *, folder: Path, **rest: Any) -> SimpleNamespace:
+    def reproduce(name: str, *, folder: Path, **rest: Any) -> Mapping[str, Any]:
         asked.update(name=name, folder=folder, **rest)
-        return SimpleNamespace(document=a_document(*asked["verdict"]), folder=folder)
+        return a_document(*asked["verdict"])
 
     def run_crafting(config: AuditConfig, folder: Path, **rest: Any) -> list[Path]:
         asked.update(config=config, folder=folder, **rest)

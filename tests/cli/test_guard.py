@@ -213,7 +213,7 @@ def test_exit_codes_of_real_processes(tmp_path: Path, words: str, code: int) -> 
     assert bool(done.stdout) == (code == 0 or "--json" in words)
 
 
-@pytest.mark.parametrize("words", ["adit", "audit --bugdet 2", "audit --budget x", "verify", "audit a b"])
+@pytest.mark.parametrize("words", ["adit", "audit --bugdet 2", "audit --victims x", "verify", "audit a b"])
 def test_a_command_line_that_is_not_understood(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     from mithridate.cli.main import main
 

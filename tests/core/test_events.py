@@ -13,7 +13,7 @@ import pytest
 
 import mithridate.core
 from mithridate.core.environment import environment, versions
-from mithridate.core.events import EventLog, JobNews, LineProgress, NullProgress, Progress
+from mithridate.core.events import EventLog, JobNews, LineProgress, NullProgress, Progress, read_events
 
 
 def test_events_are_json_lines_with_a_time(tmp_path):
@@ -24,6 +24,20 @@ def test_events_are_json_lines_with_a_time(tmp_path):
     assert datetime.fromisoformat(first.pop("at")).tzinfo is not None
     assert first == {"event": "start", "jobs": 3}
     assert (second["loss"], second["deep"]) == (None, [{"x": None}])
+
+
+def test_a_line_that_a_full_disk_has_cut_costs_itself_and_no_other(tmp_path):
+    path = tmp_path / "events.jsonl"
+    assert list(read_events(path)) == []
+    log = EventLog(path)
+    log.write({"event": "start"})
+    with path.open("ab") as file:
+        file.write(b'{"at": "2026-11-21T10:00:00+00:00", "event": "do')
+    log.write({"event": "done"})
+    with path.open("ab") as file:
+        file.write(b'[1]\n{"event": "no time"}\n{"at": "noon"}\n\xff\n{"at": 3}\n')
+    log.write({"event": "end"})
+    assert [event["event"] for event in read_events(path)] == ["start", "done", "end"]
 
 
 def test_lines_come_at_the_start_then_by_the_clock_then_at_the_end():

@@ -17,6 +17,7 @@ from typing import Any
 from mithridate.aggregation._base import State
 from mithridate.attacks._base import AbstractAttack
 from mithridate.audit.config import AuditConfig, Method, RecipeOptions
+from mithridate.audit.machine import check_device
 from mithridate.audit.names import ATTACKS, DEFENSES
 from mithridate.core.errors import Misuse
 from mithridate.core.methods import instantiate
@@ -99,6 +100,7 @@ class Assembly:
 
 def assemble(config: AuditConfig, folder: Path) -> Assembly:
     """Load the data and build every part. Raises `Misuse` for whatever does not fit together."""
+    check_device(config.device)
     data = load(config.data.source, per_class=config.data.per_class, size=config.data.size)
     attacks = {method.name: attack(method) for method in config.attacks if method.name != "none"}
     return Assembly(

@@ -71,8 +71,9 @@ def _epsilon(value: Any) -> str:
     return format_epsilon(parse_epsilon(value))
 
 
-def _budget(value: float) -> float:
-    return parse_rate(value, "budget")
+def _budget(value: Any) -> Any:
+    """Texts such as `1%` become numbers; numbers are checked after the type is."""
+    return parse_rate(value, "budget") if isinstance(value, str) else value
 
 
 def _gate(value: str | None) -> str | None:
@@ -258,8 +259,8 @@ class AuditConfig(_Section):
     """overrides of the contract's scalars"""
     scenarios: ScenarioSection = ScenarioSection()
     """targets and threat model"""
-    budget: Annotated[float, AfterValidator(_budget)]
-    """share of the training set that the attacker may change, in (0, 1]"""
+    budget: Annotated[float, BeforeValidator(_budget), AfterValidator(lambda value: parse_rate(value, "budget"))]
+    """share of the training set that the attacker may change, in (0, 1]: 0.01, or 1%"""
     epsilon: Annotated[str, BeforeValidator(_epsilon)]
     """largest change of a pixel, in [0, 1] units: 16/255 or 0.0627"""
     attacks: Annotated[tuple[Attack, ...], Field(strict=False), AfterValidator(_attacks)] = Field(

@@ -6,6 +6,23 @@ import sys
 import torch
 
 from mithridate.audit.config import AuditConfig
+from mithridate.core.errors import Misuse
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not find here.
+
+    Raises:
+        Misuse: MTH-0562, with what is here.
+    """
+    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    if (device if device != "cuda" else "cuda:0") not in here:
+        raise Misuse(
+            "MTH-0562",
+            f"device {device!r} is not on this machine; torch finds {', '.join(here)}",
+            hint="`mithridate doctor` says what is installed; a torch built for the CPU alone finds no accelerator",
+        )
 
 
 def num_workers(config: AuditConfig) -> int:

@@ -55,7 +55,7 @@ def run_audit(
         Misuse: The folder holds another audit, or the configuration does not fit the data.
         WorkError: Another process works on the folder, the disk is full, a worker died.
     """
-    assembly, records = _worked(config, folder, progress, lambda assembly: assembly.jobs())
+    assembly, records = _worked(config, folder, progress, command, lambda assembly: assembly.jobs())
     document = decorate(summarise(assembly, records, command=command), assembly)
     document["timing"] |= {"seconds": seconds_worked(folder), "estimate_seconds": _estimated_seconds(folder)}
     write_atomic(folder / "report.json", _json(document))
@@ -64,15 +64,21 @@ def run_audit(
     return Finished(document, folder, assembly)
 
 
-def run_crafting(config: AuditConfig, folder: Path, *, progress: Progress | None = None) -> list[Path]:
+def run_crafting(
+    config: AuditConfig, folder: Path, *, progress: Progress | None = None, command: str = ""
+) -> list[Path]:
     """Craft the packs of every attack of the configuration and return their folders; resumes like an audit."""
-    assembly, _ = _worked(config, folder, progress, lambda assembly: assembly.crafting_jobs())
+    assembly, _ = _worked(config, folder, progress, command, lambda assembly: assembly.crafting_jobs())
     labels = [label for label in assembly.attacks if label != "noise"] or list(assembly.attacks)
     return [pack_path(folder, label, scenario) for label in labels for scenario in assembly.scenarios]
 
 
 def _worked(
-    config: AuditConfig, folder: Path, progress: Progress | None, choose: Callable[[Assembly], list[Job]]
+    config: AuditConfig,
+    folder: Path,
+    progress: Progress | None,
+    command: str,
+    choose: Callable[[Assembly], list[Job]],
 ) -> tuple[Assembly, dict[str, dict[str, Any]]]:
     """Run the chosen jobs that the ledger does not have, and return all records."""
     with disk_errors(folder):
@@ -92,6 +98,7 @@ def _worked(
             workers=num_workers(config),
             progress=progress or NullProgress(),
             title=_title(assembly),
+            command=command,
         )
         return assembly, ledger.records()
 

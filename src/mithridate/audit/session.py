@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from mithridate.audit.machine import one_thread
-from mithridate.core.boundary import read_json
-from mithridate.core.events import EventLog, JobNews, Progress
+from mithridate.core.events import EventLog, JobNews, Progress, read_events
 from mithridate.core.ledger import Ledger
 from mithridate.core.pool import Execute, Job, run_jobs
 
@@ -25,6 +24,7 @@ def work_off(
     workers: int,
     progress: Progress,
     title: str,
+    command: str = "",
 ) -> None:
     """Run what is not yet in the ledger and write down every result as it comes; a result has its `seconds`.
 
@@ -36,12 +36,13 @@ def work_off(
         workers: Number of processes.
         progress: Shown while jobs run.
         title: Of the display.
+        command: What the user typed, so that `status` can say how to go on.
     """
     events, finished = EventLog(folder / EVENTS), ledger.records()
     left = [job for job in jobs if job.name not in finished]
     progress.start(len(jobs), title)
     progress.advance(len(jobs) - len(left), "resumed")
-    events.write({"event": "start", "jobs": len(jobs), "left": len(left)})
+    events.write({"event": "start", "jobs": len(jobs), "left": len(left), "command": command})
     begun, threads = time.monotonic(), torch.get_num_threads()
     try:
         news = JobNews(events, progress)
@@ -58,8 +59,7 @@ def work_off(
 def seconds_worked(folder: Path) -> float:
     """Return the wall-clock seconds of all sessions that worked on the folder, from their events."""
     total, begun, last = 0.0, None, None
-    for line in (folder / EVENTS).read_text(encoding="utf-8").splitlines():
-        event = read_json(line.encode())
+    for event in read_events(folder / EVENTS):
         at = datetime.fromisoformat(event["at"])
         if event["event"] == "start":
             total += (last - begun).total_seconds() if begun and last else 0.0

@@ -8,6 +8,7 @@ from typing import Any
 
 from mithridate.audit.assembly import defended, defense, diagnosed
 from mithridate.audit.config import AuditConfig
+from mithridate.audit.machine import check_device
 from mithridate.core.artefacts import disk_errors, write_atomic
 from mithridate.core.events import NullProgress, Progress, said
 from mithridate.core.seeds import address
@@ -33,6 +34,7 @@ def run_training(
     after an interruption and ends with the same bytes.
     """
     progress = progress or NullProgress()
+    check_device(config.device)
     data = load(config.data.source, per_class=config.data.per_class, size=config.data.size)
     overrides = config.recipe_options.model_dump()
     options = Options(**overrides, precision=config.precision, device=config.device)

@@ -18,7 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from mithridate import __version__
-from mithridate.cli._session import Session
+from mithridate.cli._session import TRACES, Session
 from mithridate.cli._text import printable
 from mithridate.core.errors import ExitCode, MithridateError
 
@@ -72,17 +72,19 @@ class Guard:
         return True
 
     def _show(self, failures: list[Failure]) -> None:
-        for failure in failures:
-            for line in failure.lines():
-                sys.stderr.write(line + "\n")
+        with suppress(OSError):
+            sys.stderr.write("".join(f"{line}\n" for failure in failures for line in failure.lines()))
+            sys.stderr.flush()
         if self.session.json:
             first = failures[0]
             document = {"error": vars(first)}
             if len(failures) > 1:
                 document = {"error": {**vars(first), "others": [vars(failure) for failure in failures[1:]]}}
-            with suppress(BrokenPipeError):
+            try:
                 sys.stdout.write(json.dumps(document, indent=2) + "\n")
                 sys.stdout.flush()
+            except OSError:  # nobody reads, or the disk is full: the code and stderr still say it
+                _silence_stdout()
 
 
 def _failures(error: BaseException, session: Session) -> Iterator[Failure]:
@@ -163,7 +165,7 @@ def _write_trace(error: BaseException, folder: Path | None) -> Path | None:
     for place in (folder, None):
         with suppress(OSError):
             # Readable by the user alone: messages of errors can quote data.
-            handle, name = tempfile.mkstemp(prefix="mithridate-error-", suffix=".txt", dir=place)
+            handle, name = tempfile.mkstemp(prefix=TRACES, suffix=".txt", dir=place)
             with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
             return Path(name)

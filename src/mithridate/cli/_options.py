@@ -106,9 +106,12 @@ class AttackerOptions:
         _option("--targets", "Number of targets; 1 with LIST:KEY, which is one.", metavar="N", panel="Attacker"),
     ] = None
     budget: Annotated[
-        float | None,
+        str | None,
         _option(
-            "--budget", "Share of the training set that may be changed, in (0, 1].", metavar="SHARE", panel="Attacker"
+            "--budget",
+            "Share of the training set that may be changed, in (0, 1]: 0.01, or 1%.",
+            metavar="SHARE",
+            panel="Attacker",
         ),
     ] = None
     epsilon: Annotated[

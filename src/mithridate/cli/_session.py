@@ -1,6 +1,7 @@
 """What every verb gets: where results go (stdout), where talk goes (stderr), and the folder that keeps its work."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from mithridate import __version__
 from mithridate.cli._text import one_line, printable
+from mithridate.core.errors import Misuse
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from mithridate.core.events import Progress
+
+TRACES = "mithridate-error-"
+"""How the names of files begin that hold the traceback of an unforeseen error."""
 
 # Where output is no terminal, tables are as wide as their content: a log or a pipe has no edge to wrap at.
 _PIPE_WIDTH = 200
@@ -38,7 +43,33 @@ class Session:
             return
         console = self.console()
         for part in view:
-            console.print(part)
+            if isinstance(part, str):
+                # Commands and paths are copied from here: no line break is put into them.
+                console.print(printable(part), soft_wrap=True)
+            else:
+                console.print(part)
+
+    def work_in(self, folder: Path, mark: str = "ledger.jsonl") -> None:
+        """Make the folder that keeps the verb's work, and name it from now on when the run is interrupted or fails.
+
+        Args:
+            folder: Absent, empty, or begun by an earlier run.
+            mark: The file or folder in it by which an earlier run is known.
+
+        Raises:
+            Misuse: MTH-0560, it is another folder with files in it, which the run would mix with its own.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / mark).exists():
+            others = sorted(path.name for path in folder.iterdir() if not path.name.startswith((".", TRACES)))
+            if others:
+                raise Misuse(
+                    "MTH-0560",
+                    f"{str(folder)!r} is no run of this kind and not empty: it has {others[0]!r}"
+                    + (f" and {len(others) - 1} more" if len(others) > 1 else ""),
+                    hint="give a new or empty folder with --out",
+                )
+        self.folder = folder
 
     def text(self, text: str) -> None:
         """Print a finished document (a page, a schema) on stdout, as it is."""
@@ -64,6 +95,16 @@ class Session:
         from mithridate.cli._progress import make_progress
 
         return make_progress()
+
+
+def command(*words: object) -> str:
+    """Return a `mithridate` command that can be copied, whatever characters its words have."""
+    return shlex.join(["mithridate", *map(str, words)])
+
+
+def path_word(path: Path) -> str:
+    """Return a path as a word of a command: one that begins with a dash would be taken for a flag."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "RenderableType":

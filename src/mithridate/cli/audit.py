@@ -1,7 +1,6 @@
 """`mithridate audit`: poison a pipeline on purpose, with controls, and say what came of it."""
 
 import hashlib
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from mithridate.cli._options import (
     VictimOptions,
     configured,
 )
-from mithridate.cli._session import Session
+from mithridate.cli._session import Session, command
 from mithridate.cli._verb import verb
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ def audit(
 
         show_estimate(session, resolved, folder)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    session.folder = folder
+    session.work_in(folder)
     from mithridate.audit.run import run_audit
     from mithridate.cli._views import show_run
 
@@ -86,4 +84,4 @@ def run_name(config: "AuditConfig", stem: str) -> str:
 
 def typed() -> str:
     """Return the command as the user typed it."""
-    return shlex.join(["mithridate", *sys.argv[1:]])
+    return command(*sys.argv[1:])

@@ -138,8 +138,11 @@ def _device() -> Iterator[Finding]:
     if _version("torch") is None:
         yield Finding(what="cpu", found=f"cores: {cores}", ok=True)
         return
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding(what="torch works", found=f"{type(error).__name__}: {error}", ok=False, advice="install it again")
+        return
     yield Finding(what="cpu", found=f"cores: {cores}, threads of torch: {torch.get_num_threads()}", ok=True)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mithridate.cli._session import Session
+from mithridate.cli._session import Session, command, path_word
 from mithridate.cli._verb import verb
 from mithridate.core.errors import Misuse
 from mithridate.core.registry import unknown_name
@@ -69,7 +69,10 @@ def import_(
     poisons = import_pack(source, format=format_, data=clean)
     poisons.save(out)
     document = {"source": str(source), "format": format_, "pack": str(out), "poisons": len(poisons)}
-    session.result(document, f"{len(poisons)} poisons read into {out}", f"next: mithridate verify {out} --data {data}")
+    again = command(
+        "verify", path_word(out), "--data", data, *(() if per_class is None else ("--per-class", per_class))
+    )
+    session.result(document, f"{len(poisons)} poisons read into {out}", f"next: {again}")
 
 
 def _known(name: str, allowed: tuple[str, ...]) -> None:

@@ -1,13 +1,15 @@
 """`mithridate init`: an annotated configuration to start from."""
 
 import json
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mithridate.cli._session import Session
+from mithridate.cli._session import Session, command, path_word
 from mithridate.cli._verb import verb
 from mithridate.core.errors import Misuse
 
@@ -43,6 +45,8 @@ def init(
         from mithridate.core.registry import unknown_name
 
         raise unknown_name("example", example, EXAMPLES)
+    if path.is_dir():
+        raise Misuse("MTH-0126", f"{str(path)!r} is a folder", hint="name the file that shall be written in it")
     wanted = [_File(path=path, text=_shipped(f"{example}.yaml"))]
     wanted += [_File(path=path.parent / name, text=_shipped(name)) for name in _EXTRA_FILES.get(example, ())]
     taken = [str(file.path) for file in wanted if file.path.exists()]
@@ -57,8 +61,17 @@ def init(
     session.result(
         {"written": written},
         "\n".join(f"wrote {name}" for name in written),
-        f"next: mithridate check {path}, then mithridate audit {path}",
+        *_next(path, moved=len(wanted) > 1 and path.parent != Path()),
     )
+
+
+def _next(path: Path, *, moved: bool) -> Iterator[str]:
+    """Yield what to type next; an example that names files beside it is run from its folder."""
+    if moved:
+        yield f"next: {shlex.join(['cd', path_word(path.parent)])}"
+    word = path_word(Path(path.name) if moved else path)
+    yield f"{'then' if moved else 'next'}: {command('check', word)}"
+    yield f"then: {command('audit', word)}"
 
 
 def _shipped(name: str) -> str:

@@ -1,9 +1,11 @@
 """The entry point. Importing it, and every `--help`, leaves torch alone."""
 
 import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,12 +77,18 @@ for _panel, _verbs in _PANELS.items():
 app.add_typer(byzantine.app, name="byzantine", rich_help_panel="Parts")
 
 
+def _nowhere() -> io.TextIOBase:
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; what goes wrong is said, never thrown.
 
     Args:
         argv: The words after `mithridate`; those of the process when absent.
     """
+    # Python has None for a stream that was closed before it began.
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -40,6 +40,8 @@ def report(
             hint="`mithridate status RUN` says how far it is",
         )
     wanted = _wanted(formats)
+    if out == "-" and session.json and wanted != ["json"]:
+        raise Misuse("MTH-0125", "--json and --out - both fill stdout", hint="leave out one of them, or --format json")
     document = read_json(source)
     pages = {kind: _render(document, kind) for kind in wanted}
     if out == "-":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mithridate.cli._options import OutOption
+from mithridate.cli._options import OutOption, VictimOptions, configured
 from mithridate.cli._session import Session
 from mithridate.cli._verb import verb
 
@@ -34,9 +34,9 @@ def reproduce(
         raise unknown_name("paper", name, tuple(papers.names()))
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
+    configured(None, VictimOptions(seed=seed, device=device))  # which refuses what is no seed or no device
     folder = out or RUNS / f"{name}-{scale}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    session.folder = folder
+    session.work_in(folder)
     from mithridate.cli._views import show_run
     from mithridate.papers._run import reproduce as run
 

@@ -1,7 +1,6 @@
 """`mithridate status`: how far a run is, read from its ledger without disturbing it."""
 
 from collections import Counter
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ import typer
 
 from mithridate.cli._session import Session, table
 from mithridate.cli._verb import verb
-from mithridate.core.errors import BadArtefact, Misuse
+from mithridate.core.errors import Misuse
 
 
 @verb
@@ -26,8 +25,8 @@ def status(session: Session, run: Annotated[Path, typer.Argument(metavar="RUN", 
     from mithridate.core.ledger import Ledger
 
     records = Ledger(ledger).records()
-    started = _last_start(run / "events.jsonl")
-    total = None if started is None else int(started["jobs"])
+    started = _last_start(run / "events.jsonl") or {}
+    total = started.get("jobs")
     kinds = Counter(_kind(name) for name in records)
     document: dict[str, Any] = {
         "run": str(run),
@@ -43,7 +42,7 @@ def status(session: Session, run: Annotated[Path, typer.Argument(metavar="RUN", 
         table(("kind", "finished"), sorted(kinds.items())),
         f"{len(records)} of {'an unknown number of' if total is None else total} jobs finished, "
         f"the last at {document['last_change']}",
-        _next_step(document, run),
+        _next_step(document, run, started.get("command")),
     )
 
 
@@ -56,31 +55,17 @@ def _kind(name: str) -> str:
 
 
 def _last_start(events: Path) -> dict[str, Any] | None:
-    """Return the last start event; lines that a kill has cut are passed over."""
-    if not events.is_file():
-        return None
-    found = None
-    for event in _events(events.read_bytes().splitlines()):
-        if event.get("event") == "start" and isinstance(event.get("jobs"), int):
-            found = event
-    return found
+    """Return the last start event."""
+    from mithridate.core.events import read_events
+
+    starts = [e for e in read_events(events) if e.get("event") == "start" and isinstance(e.get("jobs"), int)]
+    return starts[-1] if starts else None
 
 
-def _events(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
-    from mithridate.core.boundary import read_json
-
-    for line in lines:
-        try:
-            event = read_json(line)
-        except BadArtefact:
-            continue
-        if isinstance(event, dict):
-            yield event
-
-
-def _next_step(document: dict[str, Any], run: Path) -> str:
+def _next_step(document: dict[str, Any], run: Path, typed: object) -> str:
     if document["report"]:
-        return f"report  {run / 'report.html'}"
-    if (run / "config.yaml").is_file():
-        return f"to go on: mithridate audit {run / 'config.yaml'} --out {run}"
-    return "to go on: run the same command again"
+        return f"report: {run / 'report.html'}"
+    if document["complete"] and (run / "packs").is_dir():
+        return f"packs: {run / 'packs'}"
+    again = typed if isinstance(typed, str) and typed else "run the same command again"
+    return f"to go on: {again}"

@@ -47,8 +47,7 @@ def train(
 
     resolved = configured(config, victim, _OneDefense(name=defense))
     folder = out or RUNS / f"train-{run_name(resolved, config.stem if config else '')}"
-    folder.mkdir(parents=True, exist_ok=True)
-    session.folder = folder
+    session.work_in(folder, mark="checkpoint")
     from mithridate.audit.single import run_training
     from mithridate.cli._views import pairs
 

@@ -585,6 +585,21 @@ CODES: dict[str, Explanation] = {
         "A strength was given for a row adversary that has no parameter of that kind, such as nan or opt-alie.",
         "Leave the strength out, or choose an adversary of fixed strength.",
     ),
+    "MTH-0560": Explanation(
+        "the folder is in use for something else",
+        "The folder for the results exists, is not empty, and holds no earlier run of this kind.",
+        "Give a new or an empty folder with --out. A run goes on in the folder that it was begun in.",
+    ),
+    "MTH-0561": Explanation(
+        "nothing to craft",
+        "The attack `none` is the control that changes nothing, so there is no poison pack of it.",
+        "Name an attack of `mithridate list attacks`; `noise` makes the packs of the other control.",
+    ),
+    "MTH-0562": Explanation(
+        "no such device here",
+        "The device is well-formed, and torch does not find it on this machine.",
+        "`mithridate doctor` lists the devices; install a torch that was built for the accelerator, or use cpu.",
+    ),
     # 06xx attacks and defenses
     "MTH-0601": Explanation(
         "wrong number of surrogates",

@@ -2,14 +2,17 @@
 
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mithridate.core.artefacts import disk_errors
+from mithridate.core.boundary import read_json
+from mithridate.core.errors import BadArtefact
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -28,8 +31,11 @@ class EventLog:
         """
         finite = {key: _finite(value) for key, value in event.items()}
         line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **finite})
-        with disk_errors(self.path, len(line)), self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with disk_errors(self.path, len(line)), self.path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else "\n" + line  # a cut line costs itself and not this one
+            file.write(f"{line}\n".encode())
 
 
 @runtime_checkable
@@ -44,6 +50,17 @@ class Progress(Protocol):
 
     def close(self) -> None:
         """End the display."""
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of a log. Lines that a crash or a full disk has cut are passed over; so is what has no time."""
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            event = read_json(line)
+            datetime.fromisoformat(event["at"])
+        except (BadArtefact, LookupError, TypeError, ValueError):
+            continue
+        yield event
 
 
 def said(word: Mapping[str, object]) -> str:

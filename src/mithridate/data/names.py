@@ -42,7 +42,7 @@ def check_source(source: str) -> None:
         raise Misuse("MTH-0122", f"data set {source!r} is no hub id", hint=hint)
     path = source_path(source)
     # These two answer no for names that no path can have, where those of Path raise.
-    if os.path.isdir(path) or (path.suffix in (".parquet", ".npz") and os.path.isfile(path)):  # noqa: PTH112, PTH113
+    if (source and os.path.isdir(path)) or (path.suffix in (".parquet", ".npz") and os.path.isfile(path)):  # noqa: PTH112, PTH113
         return
     if source in PLUGINS.names():
         return

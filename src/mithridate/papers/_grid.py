@@ -50,6 +50,7 @@ def run_grid(
             workers=processes(device),
             progress=progress or NullProgress(),
             title=f"{paper.name} at scale {scale}",
+            command=command,
         )
         found = ledger.records()
     document = _document(paper, scale, {job.name: found[job.name] for job in jobs}, config, command)

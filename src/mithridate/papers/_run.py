@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import cast
 
 from mithridate.audit.assembly import Assembly
+from mithridate.audit.machine import check_device
 from mithridate.audit.run import run_audit
 from mithridate.core.events import Progress
 from mithridate.core.registry import Registry
@@ -34,6 +35,7 @@ def reproduce(
         progress: Shown while jobs run.
         command: What the user typed, for the report.
     """
+    check_device(device)
     paper = PAPERS.load(name)()
     size = cast(Scale, scale)
     if isinstance(paper, AbstractGridPaper):
