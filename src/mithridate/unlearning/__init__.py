@@ -1,0 +1,1 @@
+"""Unlearning, one file each: from a poisoned model and some of its poisons to a healed model."""
