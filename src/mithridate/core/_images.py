@@ -35,7 +35,9 @@ def pixels(data: bytes, kind: str, *, max_pixels: int, mode: str | None, name: s
         if image.mode.startswith("I"):
             levels = np.asarray(image).astype(np.int64).clip(0, 65535)
             grey = ((levels + 128) // 257).astype(np.uint8)[:, :, None]
-            return grey if wanted == "L" else np.repeat(grey, 3, axis=2)
+            colours = grey if wanted == "L" else np.repeat(grey, 3, axis=2)
+            opaque = np.full_like(grey, 255)
+            return np.concatenate([colours, opaque], axis=2) if wanted == "RGBA" else colours
         # By way of RGBA, as Pillow warns about palettes with an alpha channel otherwise.
         direct = image.convert("RGBA") if image.mode in ("P", "PA") else image
         found = np.asarray(direct.convert(wanted))

@@ -82,14 +82,18 @@ def sniff(data: bytes) -> str:
 
 
 def decode_image(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, mode: Literal["RGB", "L"] | None = None, name: str = "image"
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    mode: Literal["RGB", "L", "RGBA"] | None = None,
+    name: str = "image",
 ) -> NDArray[np.uint8]:
-    """Return the pixels of a PNG, JPEG or WebP file as uint8 of shape (h, w, c), c being 1 or 3; alpha is dropped.
+    """Return the pixels of a PNG, JPEG or WebP file as uint8 of shape (h, w, c); alpha is dropped unless asked for.
 
     Args:
         data: The whole file.
         max_pixels: Largest width times height.
-        mode: `RGB` or `L` to convert; None keeps grey images grey and makes all others RGB.
+        mode: `RGB`, `L` or `RGBA` to convert; None keeps grey images grey and makes all others RGB.
         name: What the error calls the image.
 
     Raises:

@@ -364,6 +364,38 @@ CODES: dict[str, Explanation] = {
         "There is a file at the path already.",
         "Choose another path, or allow overwriting.",
     ),
+    "MTH-0330": Explanation(
+        "impossible trigger",
+        "Mask and pattern of a trigger do not fit each other, or a value of them is not in [0, 1].",
+        "Give one mask of the pattern's size, or one for each channel, and pixels in [0, 1] before any normalisation.",
+    ),
+    "MTH-0331": Explanation(
+        "trigger for images of another shape",
+        "A trigger has the channels, rows and columns of the images that it is stamped on.",
+        "Make the trigger for images of this shape; a PNG image that is smaller is placed in a corner.",
+    ),
+    "MTH-0332": Explanation(
+        "no trigger",
+        "A file does not hold the mask and the pattern of a trigger, or a pack that needs one has none.",
+        "Fetch the file again from where it was made, or craft the pack again.",
+    ),
+    "MTH-0333": Explanation(
+        "trigger does not fit into a PNG image",
+        "A PNG image has one opacity for all of its 1 or 3 channels.",
+        "Keep the trigger in a poison pack, or use one mask for all channels.",
+    ),
+    "MTH-0334": Explanation(
+        "trigger does not fit into the images",
+        "A patch is at least one pixel large, not larger than the images, and lies in one of their corners.",
+        "Choose a smaller patch and one of the corners that the message names.",
+    ),
+    "MTH-0335": Explanation(
+        "attack and scenario are of different kinds",
+        "A trigger attack wants every image with its trigger to be mistaken, and needs a scenario of the source "
+        "'trigger'; a targeted attack wants certain test images to be mistaken, and needs targets.",
+        "Use the scenario source 'trigger' for attacks with a trigger, 'random' or a published list for the others, "
+        "and audit the two kinds separately.",
+    ),
     # 04xx models
     "MTH-0401": Explanation(
         "unknown model",
