@@ -17,6 +17,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "multi-krum": {},
     "bulyan": {},
     "multi-bulyan": {},
+    "multi-bulyan-ext": {},
     "geometric-median": {},
     "rfa": {},
     "mda": {},
@@ -34,8 +35,8 @@ WITH_A_LENGTH = ("rfa", "centered-clipping")  # these know how long one is
 TYING = ("bulyan", "mda")
 """The lowest index decides on any input: Bulyan's last rounds score by the nearest row alone, which is mutual, and the
 subsets that share the pair which is their diameter are many."""
-BY_COLUMNS = ("bulyan", "multi-bulyan", "aksel")
-LEAST = {"krum": (2, 3), "multi-krum": (2, 3), "bulyan": (4, 3), "multi-bulyan": (4, 3)}
+BY_COLUMNS = ("bulyan", "multi-bulyan", "multi-bulyan-ext", "aksel")
+LEAST = {"krum": (2, 3), "multi-krum": (2, 3), "bulyan": (4, 3), "multi-bulyan": (4, 3), "multi-bulyan-ext": (4, 3)}
 
 seeds = st.integers(0, 10**6)
 quick = settings(max_examples=12, deadline=None)
@@ -161,7 +162,7 @@ def test_krum_gives_a_row_and_multi_krum_of_one_is_krum(seed: int) -> None:
         assert torch.equal(aggregate(rows, "multi-krum", f=3, m=1, neighbours=neighbours), found)
 
 
-@pytest.mark.parametrize("rule", ["bulyan", "multi-bulyan"])
+@pytest.mark.parametrize("rule", ["bulyan", "multi-bulyan", "multi-bulyan-ext"])
 @settings(max_examples=30, deadline=None)
 @given(seed=seeds, size=st.floats(-6, 12), same=st.booleans(), f=st.integers(1, 2))
 def test_bulyan_leaves_the_honest_range_by_less_than_its_width(
@@ -182,7 +183,7 @@ def test_bulyan_may_leave_the_honest_range() -> None:
     close(result("bulyan", rows, 1), torch.tensor([23 / 3], dtype=torch.float64))
 
 
-SELECTING = ("krum", "multi-krum", "bulyan", "multi-bulyan", "mda", "smea", "caf", "cge", "monna")
+SELECTING = ("krum", "multi-krum", "bulyan", "multi-bulyan", "multi-bulyan-ext", "mda", "smea", "caf", "cge", "monna")
 LARGE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf, "1e30": 1e30}
 
 

@@ -55,8 +55,8 @@ def multi_krum(rows: Rows, f: int, m: int) -> Rows:
     return rows[ranked([near(rows, i, len(rows) - f - 2) for i in range(len(rows))])[:m]].mean(0)
 
 
-def bulyan(rows: Rows, f: int, *, multi: bool, rescore: bool = True) -> Rows:
-    left, found = list(range(len(rows))), []
+def bulyan(rows: Rows, f: int, *, multi: bool, rescore: bool = True, ext: bool = False) -> Rows:
+    left, found, best = list(range(len(rows))), [], []
     theta = len(rows) - 2 * f - (2 if multi else 0)
     first = {i: near(rows, i, len(rows) - f - 2) for i in left}
     for _ in range(theta):
@@ -64,10 +64,10 @@ def bulyan(rows: Rows, f: int, *, multi: bool, rescore: bool = True) -> Rows:
         scores = [near(rows[left], place, k) for place in range(len(left))] if rescore else [first[i] for i in left]
         order = ranked(scores)
         found.append(rows[left][order[: k if multi else 1]].mean(0))
-        left.pop(order[0])
+        best.append(rows[left.pop(order[0])])
     columns = []
-    for column in np.array(found).T:
-        centre, beta = float(np.median(column)), theta - 2 * f
+    for column, chosen in zip(np.array(found).T, np.array(best).T, strict=True):
+        centre, beta = float(np.median(chosen if ext else column)), theta - 2 * f
         values = sorted(column)
         windows = [values[a : a + beta] for a in range(len(values) - beta + 1)]
         columns.append(np.mean(min(windows, key=lambda w: max(centre - w[0], w[-1] - centre))))
@@ -146,6 +146,7 @@ TWINS = {
     "multi-krum 4": ("multi-krum", {"m": 4}, lambda x: multi_krum(x, F, 4)),
     "bulyan": ("bulyan", {}, lambda x: bulyan(x, F, multi=False)),
     "multi-bulyan": ("multi-bulyan", {}, lambda x: bulyan(x, F, multi=True)),
+    "multi-bulyan-ext": ("multi-bulyan-ext", {}, lambda x: bulyan(x, F, multi=True, ext=True)),
     "geometric-median": ("geometric-median", {}, geometric_median),
     "rfa": ("rfa", {}, rfa),
     "mda": ("mda", {}, lambda x: mda(x, F)),

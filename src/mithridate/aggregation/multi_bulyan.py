@@ -8,9 +8,9 @@ Paper    El Mhamdi, Guerraoui, Rouault, "Fast and Robust Distributed Learning in
 Promise  Bulyan's resilience with n >= 4f + 3, and nearly the variance of a mean over n - f rows.
 Needs    the Gram matrix, then theta mixtures side by side.
 Cost     n^2 d for the distances, n^3 log n for the rounds, theta n d for the mixtures, a sorting network.
-Departs  the median is that of the averages G, as in the reference codes; they differ from this rule in keeping the
-         scores of the full set, which chooses other winners. Equal scores: lowest index. Equal distances to the
-         median: the lower values.
+Departs  the median is that of the averages G, as in the reference codes; `multi-bulyan-ext` takes that of the winners,
+         as the paper's text does. The codes differ from this rule in keeping the scores of the full set, which chooses
+         other winners. Equal scores: lowest index. Equal distances to the median: the lower values.
 
 Shapes   m points, l = theta rounds.
 """
