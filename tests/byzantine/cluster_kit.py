@@ -111,9 +111,9 @@ def play(
 
 
 def models(simulation: Simulation[Outcome | None]) -> np.ndarray:
-    """The final models of those that finished, a row each."""
+    """The final models of the honest nodes that hold one, a row each."""
     assert not simulation.failures, simulation.failures
-    return np.stack([outcome.vector for outcome in simulation.results.values() if outcome is not None])
+    return np.stack([outcome.vector for outcome in simulation.results.values() if outcome and outcome.accuracy])
 
 
 def diameter(rows: np.ndarray) -> float:
