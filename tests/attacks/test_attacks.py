@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mithridate.attacks._base import AttackKit, Shelf
-from mithridate.attacks._shelf import FileShelf
+from mithridate.attacks._base import AttackKit
 from mithridate.attacks.noise import Noise
 from mithridate.attacks.witches_brew import WitchesBrew
 from mithridate.core.codes import CODES
@@ -17,6 +16,7 @@ from mithridate.core.registry import Registry
 from mithridate.data.scenarios import Scenario, scenarios
 from mithridate.data.sources import load
 from mithridate.models.spec import ModelSpec
+from mithridate.numerics.shelf import FileShelf, Shelf
 from mithridate.numerics.warp import Shift
 
 QUICK = {"restarts": 2, "steps": 6, "score_draws": 2}

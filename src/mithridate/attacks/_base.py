@@ -1,31 +1,17 @@
 """What an attack is: an arrow from what the attacker has and wants to a poison pack."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import nn
 
 from mithridate.core.params import Checked
 from mithridate.core.pool import Tell, silent
 from mithridate.data.packs import PoisonPack
 from mithridate.data.scenarios import Scenario
 from mithridate.data.sources import DataSet
+from mithridate.numerics.shelf import Shelf
 from mithridate.numerics.warp import Augmentation
-
-
-@runtime_checkable
-class Shelf(Protocol):
-    """Where unfinished work is kept, as one bundle of named tensors; the newest replaces the one before."""
-
-    def load(self) -> Mapping[str, Tensor] | None:
-        """The bundle that was kept last, or None."""
-        ...
-
-    def keep(self, bundle: Mapping[str, Tensor]) -> None:
-        """Keep a bundle."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

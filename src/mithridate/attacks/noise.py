@@ -2,6 +2,9 @@
 
     x_i' = clamp( x_i + epsilon s_i ),   s_i uniform in {-1, +1} for every pixel and channel
 
+Where a trigger is planted, the poisons get the labels that the attack gives them, and at most 1/4 of noise: epsilon is
+1 there, at which nothing would be left of the images. What is controlled for is the wrong labels.
+
 Paper    the control of Geiping et al., Witches' Brew (ICLR 2021), and of every audit here; sign noise is the corner of
          the ball, the largest noise that the bound allows.
 Cost     nothing.
@@ -16,6 +19,8 @@ from mithridate.data.packs import PoisonPack, make_pack
 from mithridate.data.scenarios import Scenario
 from mithridate.numerics.ball import quantise
 from mithridate.numerics.rng import generator
+
+_MOST_BESIDE_TRIGGERS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,13 @@ class Noise(AbstractAttack):
         base = train.images.gather(ids.to(train.device)).cpu()
         signs = 2 * torch.randint(2, base.shape, generator=generator(seed, "noise")) - 1
         epsilon = float(scenario.epsilon)
+        labels = None
+        if scenario.triggered:
+            epsilon = min(epsilon, _MOST_BESIDE_TRIGGERS)
+            labels = torch.full_like(ids, scenario.adversarial_class)
         images = quantise(base, epsilon * signs.double(), epsilon)
-        return make_pack(train, scenario, images, attack="noise", config=asdict(self), seed=seed, record={})
+        config = asdict(self)
+        return make_pack(train, scenario, images, attack="noise", config=config, seed=seed, record={}, labels=labels)
 
 
 METHOD = Noise

@@ -85,6 +85,7 @@ class WitchesBrew(AbstractAttack):
     def craft(self, kit: AttackKit, scenario: Scenario, *, seed: int) -> PoisonPack:
         """Brew the poisons of one scenario; see `AbstractAttack.craft`."""
         begun = time.monotonic()
+        scenario.targeted_class()
         problem = self.problem(kit, scenario)
         descent = Descent(
             restarts=self.restarts,
@@ -154,7 +155,7 @@ class WitchesBrew(AbstractAttack):
         few = base[: self._chunk(base)].to(network.dtype) / 255
         form: Form = choose_form(network, few, wanted=self.form)
         adversarial = torch.full((len(targets),), scenario.adversarial_class, device=base.device)
-        true = torch.full_like(adversarial, scenario.target_class)
+        true = torch.full_like(adversarial, scenario.targeted_class())
         groups = [slice(k, k + 1) for k in range(len(targets))] if self.per_target else [slice(None)]
         matchers = []
         for group in groups:

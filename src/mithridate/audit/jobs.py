@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from mithridate.attacks._base import AttackKit
-from mithridate.attacks._shelf import FileShelf
 from mithridate.audit.assembly import Assembly, defended, diagnosed, job_key, pack_path
 from mithridate.core.pool import Tell
 from mithridate.core.seeds import address
@@ -17,6 +16,8 @@ from mithridate.data.scenarios import Scenario
 from mithridate.evaluation.alignment import Probe, alignment, alignment_probe
 from mithridate.evaluation.outcome import judge
 from mithridate.models.weights import load_weights, save_weights
+from mithridate.numerics.shelf import FileShelf
+from mithridate.numerics.shelf import FileShelf
 from mithridate.training.contracts import augmentation
 from mithridate.training.loop import begin, steps
 from mithridate.training.plan import Plan

@@ -787,6 +787,58 @@ CODES: dict[str, Explanation] = {
         "A picture of the report is uint8 with 1 or 3 channels, and a clean image and its poison have equal shape.",
         "Pass [c, h, w], or [h, w, c] with layout='hwc'; for other numbers of channels choose three of them.",
     ),
+    "MTH-0820": Explanation(
+        "nothing to heal with",
+        "A healer needs at least one suspect, which shows the behaviour that is to go, and at least one example of "
+        "reference data, which shows what is to stay.",
+        "`mithridate scan` finds suspects. A hundred images without labels are enough as reference.",
+    ),
+    "MTH-0821": Explanation(
+        "images that do not fit",
+        "Suspects, reference and guard must have images of one shape: uint8, or floats in [0, 1], as (n, c, h, w).",
+        "Give all of them at the model's size and before normalisation: models of this library normalise inside.",
+    ),
+    "MTH-0822": Explanation(
+        "a guard or a rate that cannot be",
+        "Budgets and rates are shares in [0, 1], and a guard watches at least one example.",
+        "Use the values that the message names; `guard=None` heals without a guard.",
+    ),
+    "MTH-0823": Explanation(
+        "no labels where labels are needed",
+        "The method measures importance or trains by the labels of the reference, and the reference has none.",
+        "Give labels, or choose a method that needs none: xlf, lfssd, jit.",
+    ),
+    "MTH-0824": Explanation(
+        "an undo file of another model",
+        "The file replaces values by those from before the healing. This model does not hold the values that the "
+        "healing wrote. Nothing was changed.",
+        "Apply it to the healed model as it was saved, and only once.",
+    ),
+    "MTH-0825": Explanation(
+        "not an undo file",
+        "The file lacks the seal or a half of a pair of indices and values.",
+        "A healer writes undo.safetensors beside its model; give that one.",
+    ),
+    "MTH-0826": Explanation(
+        "weights or importances that are not finite",
+        "A tensor of the model, or the importance of one of its layers, holds NaN or infinity; the message names it.",
+        "Train or load the model again. If only the importance overflows, the layer's gradients do: check its scale.",
+    ),
+    "MTH-0827": Explanation(
+        "the model does not take these images",
+        "The model failed on two of the images, or what it returned are not logits (one row an image).",
+        "Give the data that the model was trained on, at its size, with as many channels.",
+    ),
+    "MTH-0828": Explanation(
+        "labels that the model does not know",
+        "A label is not below the number of the model's logits.",
+        "Number the labels as when the model was trained.",
+    ),
+    "MTH-0829": Explanation(
+        "options beside a healer that is an object",
+        "Options are fields of a healer that is given by name; an object has its own.",
+        "Set them in the object, or give the healer by name.",
+    ),
     "MTH-0880": Explanation(
         "no finished report",
         "The run has no report.json yet, or the path is no run.",

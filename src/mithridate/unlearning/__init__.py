@@ -1,1 +1,1 @@
-"""Unlearning, one file each: from a poisoned model and some of its poisons to a healed model."""
+"""Healers, one file each: from a poisoned model and a few discovered samples to a model without the behaviour."""

@@ -1,9 +1,10 @@
-"""Unfinished work in one file, so that a killed craft goes on where it was."""
+"""Unfinished work in one file, so that what was killed goes on where it was."""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import safetensors.torch
 import torch
@@ -14,6 +15,19 @@ from mithridate.core.boundary import read_safetensors
 from mithridate.core.errors import BadArtefact
 
 _SEAL = "sha256"
+
+
+@runtime_checkable
+class Shelf(Protocol):
+    """Where unfinished work is kept, as one bundle of named tensors; the newest replaces the one before."""
+
+    def load(self) -> Mapping[str, Tensor] | None:
+        """The bundle that was kept last, or None."""
+        ...
+
+    def keep(self, bundle: Mapping[str, Tensor]) -> None:
+        """Keep a bundle."""
+        ...
 
 
 @dataclass(frozen=True)
