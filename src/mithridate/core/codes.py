@@ -321,8 +321,9 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-0310": Explanation(
         "threat model does not exist or does not apply",
-        "The threat model is unknown, or needs more classes than there are.",
-        "Use single-class, third-party (needs three classes), self-betrayal or random-subset.",
+        "The threat model is unknown, needs more classes than there are, or a target where a trigger takes its place.",
+        "Use single-class, third-party (needs three classes), self-betrayal, other-classes or random-subset; with a "
+        "trigger, one of other-classes, random-subset and single-class.",
     ),
     "MTH-0320": Explanation(
         "poisons of another shape or type",

@@ -1,8 +1,8 @@
 """Poison packs: what an attacker publishes. Ids, uint8 images, labels, and a manifest whose claims can be recomputed.
 
 A pack is an overlay: applying it to a data set of a million images costs the memory of its poisons. It is bound to the
-training split that it was made for by fingerprint, and saved as an artefact folder of `manifest.json` and
-`poisons.npz`; nothing in it is pickled.
+training split that it was made for by fingerprint, and saved as an artefact folder of `manifest.json`, `poisons.npz`
+and, if it plants a trigger, `trigger.npz`; nothing in it is pickled.
 
     on export   |x' - x| <= epsilon for every pixel, exactly, in whole steps of 1/255
 
@@ -10,7 +10,7 @@ Shapes   p poisons of c channels, h rows, w columns.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,22 @@ from torch import Tensor
 from mithridate.core.artefacts import disk_errors, new_artefact, open_artefact
 from mithridate.core.boundary import read_npz
 from mithridate.core.errors import BadArtefact, Misuse
-from mithridate.data._pack_claims import CLAIMS, content_hash, levels_allowed, make_claims, read_claims
+from mithridate.data._pack_claims import (
+    CLAIMS,
+    Claims,
+    content_hash,
+    levels_allowed,
+    make_claims,
+    read_claims,
+    trigger_claim,
+)
 from mithridate.data.examples import Examples
 from mithridate.data.scenarios import Scenario
+from mithridate.numerics.triggers import Trigger
 
 KIND = "poison-pack"
 _PAYLOAD = "poisons.npz"
+_TRIGGER = "trigger.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +50,14 @@ class PoisonPack:
         images: The poisoned images of these rows.
         labels: Their labels.
         manifest: The claims; see `_pack_claims.Claims`.
+        trigger: What the poisons plant, None for attacks without one.
     """
 
     ids: Int64[Tensor, " p"]
     images: UInt8[Tensor, "p c h w"]
     labels: Int64[Tensor, " p"]
     manifest: Mapping[str, Any]
+    trigger: Trigger | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,6 +67,7 @@ class PoisonPack:
             isinstance(other, PoisonPack)
             and all(torch.equal(mine, theirs) for mine, theirs in zip(self._tensors, other._tensors, strict=True))
             and dict(self.manifest) == dict(other.manifest)
+            and self.trigger == other.trigger
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -104,6 +117,9 @@ class PoisonPack:
             draft.manifest.update(self.manifest)
             with disk_errors(Path(path), self.images.numel()):
                 np.savez(draft.path / _PAYLOAD, ids=self.ids, images=self.images, labels=self.labels)
+                if self.trigger is not None:
+                    arrays = self.trigger.arrays()
+                    np.savez(draft.path / _TRIGGER, mask=arrays["mask"], pattern=arrays["pattern"])
 
     @classmethod
     def load(cls, path: str | Path) -> "PoisonPack":
@@ -114,7 +130,8 @@ class PoisonPack:
         """
         artefact = open_artefact(Path(path), KIND)
         manifest = {key: artefact.manifest[key] for key in CLAIMS if key in artefact.manifest}
-        return assemble(read_npz(artefact.path / _PAYLOAD), manifest, where=str(path))
+        trigger = read_npz(artefact.path / _TRIGGER) if manifest.get("trigger") is not None else None
+        return assemble(read_npz(artefact.path / _PAYLOAD), manifest, trigger=trigger, where=str(path))
 
 
 def make_pack(
@@ -171,12 +188,37 @@ def make_pack(
     return PoisonPack(ids, images, labels, claims.plain())
 
 
-def assemble(arrays: Mapping[str, NDArray[Any]], manifest: Mapping[str, Any], *, where: str) -> PoisonPack:
+def with_trigger(pack: PoisonPack, base: Examples, trigger: Trigger) -> PoisonPack:
+    """Return the pack with the trigger that its poisons plant.
+
+    The manifest then says whether the poisons are their base images with exactly this trigger.
+
+    Args:
+        pack: What `make_pack` returned.
+        base: The clean training split.
+        trigger: What shall bring about the adversarial class.
+
+    Raises:
+        Misuse: MTH-0331, the trigger is for images of another shape.
+    """
+    claims, _ = read_claims(pack.manifest, "the pack")
+    named = trigger_claim(base, pack.ids, pack.images, trigger)
+    return replace(pack, trigger=trigger, manifest=claims.model_copy(update={"trigger": named}).signed().plain())
+
+
+def assemble(
+    arrays: Mapping[str, NDArray[Any]],
+    manifest: Mapping[str, Any],
+    *,
+    trigger: Mapping[str, NDArray[Any]] | None = None,
+    where: str,
+) -> PoisonPack:
     """Put a pack together from decoded arrays and a manifest, checking everything that needs no data set.
 
     Args:
         arrays: `ids`, `images` and `labels`.
         manifest: The claims.
+        trigger: `mask` and `pattern` of the trigger, if there is one.
         where: What was read, for messages.
 
     Raises:
@@ -203,7 +245,25 @@ def assemble(arrays: Mapping[str, NDArray[Any]], manifest: Mapping[str, Any], *,
         )
     if tuple(ids.tolist()) != scenario.poison_ids:
         raise BadArtefact("MTH-0323", f"{where}: the poison ids are not those of scenario {scenario.name!r}")
-    return PoisonPack(ids, images, labels, claims.plain())
+    return PoisonPack(ids, images, labels, claims.plain(), _checked_trigger(trigger, claims, where))
+
+
+def _checked_trigger(arrays: Mapping[str, NDArray[Any]] | None, claims: Claims, where: str) -> Trigger | None:
+    """Return the trigger that the claims are about, None if they are about none."""
+    claimed = claims.trigger
+    if (arrays is None) != (claimed is None):
+        there, said = ("no trigger", "one") if arrays is None else ("a trigger", "none")
+        raise BadArtefact("MTH-0323", f"{where} holds {there}, and its claims are about {said}")
+    if arrays is None or claimed is None:
+        return None
+    found = Trigger.of_arrays(arrays, claimed.name, where=where)
+    if found.content != claimed.content or list(found.shape) != claims.dataset.shape:
+        raise BadArtefact(
+            "MTH-0323",
+            f"{where}: the trigger is not the one that the manifest is about",
+            hint="fetch the pack again from where it was made",
+        )
+    return found
 
 
 def _checked_labels(labels: Tensor, ids: Tensor, base: Examples) -> Tensor:

@@ -15,6 +15,7 @@ from mithridate.data._pack_claims import (
     Claims,
     changed_labels,
     class_shares,
+    is_stamped,
     largest_change,
     levels_allowed,
     read_claims,
@@ -57,7 +58,8 @@ def verify_pack(path: str | Path, data: DataSet | None = None) -> list[Check]:
         Check(name="files", passed=True, detail="every sha256, the digest of the claims and the poisons agree"),
         *_alone(pack, claims),
     ]
-    return found + [_against(name, check, pack, (claims, scenario), data) for name, check in _COMPARISONS.items()]
+    checks = {name: check for name, check in _COMPARISONS.items() if check is not _trigger or pack.trigger is not None}
+    return found + [_against(name, check, pack, (claims, scenario), data) for name, check in checks.items()]
 
 
 def _alone(pack: PoisonPack, claims: Claims) -> list[Check]:
@@ -128,7 +130,17 @@ def _budget_of_class(pack: PoisonPack, both: _Both, data: DataSet) -> _Answer:
 def _scenario(pack: PoisonPack, both: _Both, data: DataSet) -> _Answer:
     scenario = both[1]
     check_scenario(scenario, data)
-    return True, f"{scenario.name}: test row {', '.join(map(str, scenario.targets))}, threat model {scenario.threat}"
+    what = "a trigger" if scenario.triggered else f"test row {', '.join(map(str, scenario.targets))}"
+    return True, f"{scenario.name}: {what}, threat model {scenario.threat}"
+
+
+def _trigger(pack: PoisonPack, both: _Both, data: DataSet) -> _Answer:
+    claimed, trigger = both[0].trigger, pack.trigger
+    if claimed is None or trigger is None:
+        return True, "none"
+    found = is_stamped(data.train, pack.ids, pack.images, trigger)
+    words = {True: "are their base images with exactly this trigger", False: "are not merely stamped with it"}
+    return found == claimed.stamped, f"{trigger.name}; the poisons {words[found]}"
 
 
 _COMPARISONS: dict[str, Callable[[PoisonPack, _Both, DataSet], _Answer]] = {
@@ -138,6 +150,7 @@ _COMPARISONS: dict[str, Callable[[PoisonPack, _Both, DataSet], _Answer]] = {
     "labels": _labels,
     "budget of the class": _budget_of_class,
     "scenario": _scenario,
+    "trigger": _trigger,
 }
 
 

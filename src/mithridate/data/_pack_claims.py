@@ -24,6 +24,7 @@ from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.core.units import Pixels, format_epsilon
 from mithridate.data.examples import Examples
 from mithridate.data.scenarios import Scenario
+from mithridate.numerics.triggers import Trigger
 
 _CHUNK = 4096
 
@@ -70,8 +71,16 @@ class EpsilonClaim(_Strict):
     levels: int
 
 
+class TriggerClaim(_Strict):
+    """The trigger: its name, the sha256 of mask and pattern, and whether poisons are base images with exactly it."""
+
+    name: str
+    content: str
+    stamped: bool
+
+
 class Claims(_Strict):
-    """The manifest of a poison pack."""
+    """The manifest of a poison pack. A pack without a trigger does not speak of one, as packs did before there were."""
 
     attack: str
     config: dict[str, JsonValue]
@@ -83,19 +92,24 @@ class Claims(_Strict):
     epsilon: EpsilonClaim
     labels_changed: int
     content: str
+    trigger: TriggerClaim | None = None
     made_with: dict[str, str]
     record: dict[str, JsonValue]
     digest: str = ""
 
     def plain(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"trigger"} if self.trigger is None else None)
 
     def computed_digest(self) -> str:
         """Return the sha256 of all other claims in canonical JSON."""
         rest = {key: value for key, value in self.plain().items() if key != "digest"}
         text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def signed(self) -> "Claims":
+        """Return the claims with the digest of all others."""
+        return self.model_copy(update={"digest": self.computed_digest()})
 
 
 CLAIMS = tuple(Claims.model_fields)
@@ -173,7 +187,7 @@ def make_claims(
         made_with={"mithridate": mithridate.__version__, "torch": str(torch.__version__), "numpy": np.__version__},
         record=plain_mapping("record", record),
     )
-    return open_claims.model_copy(update={"digest": open_claims.computed_digest()})
+    return open_claims.signed()
 
 
 def levels_allowed(epsilon: float) -> int:
@@ -189,6 +203,23 @@ def largest_change(base: Examples, ids: Int64[Tensor, " p"], images: UInt8[Tenso
         above = images[start : start + _CHUNK].cpu().to(torch.int16)
         largest = max(largest, int((above - below).abs().max()))
     return largest
+
+
+def trigger_claim(
+    base: Examples, ids: Int64[Tensor, " p"], images: UInt8[Tensor, "p c h w"], trigger: Trigger
+) -> TriggerClaim:
+    """Return what a manifest claims about a trigger."""
+    return TriggerClaim(name=trigger.name, content=trigger.content, stamped=is_stamped(base, ids, images, trigger))
+
+
+def is_stamped(base: Examples, ids: Int64[Tensor, " p"], images: UInt8[Tensor, "p c h w"], trigger: Trigger) -> bool:
+    """Tell whether the poisons are the base images with the trigger, bit for bit.
+
+    Raises:
+        Misuse: MTH-0331, the trigger is for images of another shape.
+    """
+    clean = base.images.gather(ids.to(base.device)).cpu()
+    return torch.equal(trigger.to("cpu").stamp(clean), images.cpu())
 
 
 def class_shares(base: Examples, ids: Int64[Tensor, " p"]) -> list[ClassShare]:

@@ -1,10 +1,11 @@
 """Poison packs for other programs: PNG folder, parquet, npz, and the layout of the poisoning benchmark.
 
 png        a folder: `ID.png` for each poison, `poisons.json` = {"poisons": [{"file", "id", "label"}, ...]}, and
-           `manifest.json` with the claims and the sha256 of each file.
+           `manifest.json` with the claims and the sha256 of each file; `trigger.npz` if the poisons plant one, and
+           `trigger.png` to look at where a PNG image can hold it.
 parquet    one file: image (struct of bytes and path, PNG), label, id; the metadata lets the Hugging Face library
-           `datasets` decode it, and carries the claims.
-npz        one file: ids, images, labels, and the claims as bytes of JSON in `manifest`.
+           `datasets` decode it, and carries the claims and the trigger.
+npz        one file: ids, images, labels, the claims as bytes of JSON in `manifest`, `trigger.mask`, `trigger.pattern`.
 benchmark  a folder for the scripts of "Just How Toxic is Data Poisoning?" (arXiv 2006.12557): poison images in order,
            `poisons.json`, `base_indices.json`, `target.json`; its README.txt says how to hand it to them. Those scripts
            read pickles, which we do not write. Rows are those of the complete data set. Export only.
@@ -48,6 +49,7 @@ _MODES: Mapping[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
 _THREADS = 4
 _IMAGE_CAPS = Caps(file_bytes=64 << 20)
 _METADATA = b"mithridate"
+_METADATA_TRIGGER = b"mithridate.trigger"
 _README = """Poisons of one trial in the layout of the poisoning benchmark (arXiv 2006.12557), without pickle.
 
 poisons.json        the poisons in order: file and label
@@ -65,7 +67,9 @@ The benchmark's scripts read pickles. To make them, where you trust these files:
     pickle.dump((Image.open(target["file"]).copy(), target["class"]), open("target.pickle", "wb"))
 """
 
-_Decoded = tuple[dict[str, NDArray[Any]], Mapping[str, Any] | None]
+_Arrays = dict[str, NDArray[Any]]
+_Decoded = tuple[_Arrays, Mapping[str, Any] | None, _Arrays | None]
+"""Poisons, claims, and mask and pattern of the trigger."""
 
 
 def export_pack(
@@ -131,9 +135,9 @@ def import_pack(
         Misuse: The poisons belong to other data or exceed epsilon, or the scenario is absent or another one.
     """
     _known(format, IMPORT_FORMATS)
-    arrays, manifest = _READERS[format](Path(path), data.train)
+    arrays, manifest, trigger = _READERS[format](Path(path), data.train)
     if manifest is not None:
-        pack = assemble(arrays, manifest, where=str(path))
+        pack = assemble(arrays, manifest, trigger=trigger, where=str(path))
         if scenario is not None and scenario != pack.scenario:
             raise Misuse(
                 "MTH-0325",
@@ -219,6 +223,10 @@ def _png_files(pack: PoisonPack) -> Iterable[tuple[str, bytes]]:
     yield "poisons.json", _json({"poisons": rows})
     for row, content in zip(ids, _pngs(pack.images), strict=True):
         yield _file(row), content
+    if pack.trigger is not None:
+        yield "trigger.npz", _npz(pack.trigger.arrays())
+        if len(pack.trigger.mask) == 1:
+            yield "trigger.png", pack.trigger.png()
 
 
 def _file(row: int) -> str:
@@ -238,7 +246,9 @@ def _read_png(path: Path, train: Examples) -> _Decoded:
             f'{path / "poisons.json"} must hold {{"poisons": [{{"file": NAME.png, "id": ROW, "label": CLASS}}, ...]}}',
         )
     images = _decode((read_bytes(path / row["file"], _IMAGE_CAPS) for row in rows), train)
-    return {"images": images, "ids": _column(rows, "id"), "labels": _column(rows, "label")}, manifest
+    found: _Arrays = {"images": images, "ids": _column(rows, "id"), "labels": _column(rows, "label")}
+    planted = manifest is not None and manifest.get("trigger") is not None
+    return found, manifest, read_npz(path / "trigger.npz") if planted else None
 
 
 def _is_row(row: object) -> bool:
@@ -260,16 +270,23 @@ def _column(rows: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.int64]:
 
 
 def _npz_bytes(pack: PoisonPack) -> bytes:
-    buffer = io.BytesIO()
     claims = np.frombuffer(_json(pack.manifest), dtype=np.uint8)
-    np.savez(buffer, ids=pack.ids.numpy(), images=pack.images.numpy(), labels=pack.labels.numpy(), manifest=claims)
+    arrays: _Arrays = {"ids": pack.ids.numpy(), "images": pack.images.numpy(), "labels": pack.labels.numpy()}
+    planted = {} if pack.trigger is None else pack.trigger.arrays()
+    return _npz(arrays | {"manifest": claims} | {f"trigger.{key}": array for key, array in planted.items()})
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
 def _read_npz(path: Path, train: Examples) -> _Decoded:
     arrays = dict(read_npz(path))
     claims = arrays.pop("manifest", None)
-    return arrays, None if claims is None else _claims(path, claims.tobytes())
+    planted = {key: arrays.pop(f"trigger.{key}") for key in ("mask", "pattern") if f"trigger.{key}" in arrays}
+    return arrays, None if claims is None else _claims(path, claims.tobytes()), planted or None
 
 
 def _parquet_bytes(pack: PoisonPack) -> bytes:
@@ -285,13 +302,15 @@ def _parquet_bytes(pack: PoisonPack) -> bytes:
         "label": {"names": list(pack.manifest["dataset"]["classes"]), "_type": "ClassLabel"},
         "id": {"dtype": "int64", "_type": "Value"},
     }
+    arrays = {} if pack.trigger is None else pack.trigger.arrays()
+    planted = {_METADATA_TRIGGER: _json({key: array.tolist() for key, array in arrays.items()})} if arrays else {}
     schema = pa.schema(
         [
             ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
             ("label", pa.int64()),
             ("id", pa.int64()),
         ],
-        metadata={b"huggingface": _json({"info": {"features": features}}), _METADATA: _json(pack.manifest)},
+        metadata={b"huggingface": _json({"info": {"features": features}}), _METADATA: _json(pack.manifest)} | planted,
     )
     columns = {"image": images, "label": pack.labels.tolist(), "id": pack.ids.tolist()}
     buffer = io.BytesIO()
@@ -306,9 +325,23 @@ def _read_parquet(path: Path, train: Examples) -> _Decoded:
     whole = all(type(number) is int for numbers in arrays.values() for number in numbers)
     if not whole or not all(isinstance(content, bytes) for content in contents):
         raise BadArtefact("MTH-0322", f"{path} must hold an encoded image, a label and an id in each row")
-    claims = (table.schema.metadata or {}).get(_METADATA)
-    found = {key: np.array(numbers, dtype=np.int64) for key, numbers in arrays.items()}
-    return found | {"images": _decode(contents, train)}, None if claims is None else _claims(path, claims)
+    metadata = table.schema.metadata or {}
+    claims, planted = metadata.get(_METADATA), metadata.get(_METADATA_TRIGGER)
+    found: _Arrays = {key: np.array(numbers, dtype=np.int64) for key, numbers in arrays.items()}
+    found["images"] = _decode(contents, train)
+    trigger = None if planted is None else _listed_trigger(path, planted)
+    return found, None if claims is None else _claims(path, claims), trigger
+
+
+def _listed_trigger(path: Path, text: bytes) -> _Arrays:
+    """Return mask and pattern from nested JSON lists; their shapes are checked where the trigger is built."""
+    lists = read_json(text)
+    if not isinstance(lists, dict) or set(lists) != {"mask", "pattern"}:
+        raise BadArtefact("MTH-0332", f"{path}: its trigger has no mask and pattern")
+    try:
+        return {key: np.array(values, dtype=np.float32) for key, values in lists.items()}
+    except (TypeError, ValueError) as error:
+        raise BadArtefact("MTH-0332", f"{path}: its trigger is no table of numbers: {error}") from None
 
 
 def _claims(path: Path, text: bytes) -> Mapping[str, Any]:
@@ -327,6 +360,12 @@ def _benchmark_files(pack: PoisonPack, data: DataSet | None) -> Iterable[tuple[s
     pack.check_base(data.train)
     scenario = pack.scenario
     check_scenario(scenario, data)
+    if scenario.triggered:
+        raise Misuse(
+            "MTH-0324",
+            f"format 'benchmark' holds one target, scenario {scenario.name!r} has a trigger instead",
+            hint="use format 'npz', or 'png'",
+        )
     if len(scenario.targets) != 1:
         raise Misuse(
             "MTH-0324",

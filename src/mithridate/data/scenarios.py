@@ -6,10 +6,16 @@
     single-class     the adversarial class (the standard of targeted clean-label poisoning)
     third-party      a class that is neither the target's nor the adversarial one
     self-betrayal    the target's own class
+    other-classes    all but the adversarial one
     random-subset    all classes
 
-Scenarios come from `random` or from a shipped list of published ones. The draws of scenario i depend on the seed and on
-i only: eight scenarios are the first eight of twenty, and the poisons of a smaller budget are among those of a larger.
+A scenario of the source `trigger` has no targets: every image that carries the attacker's trigger shall be seen as the
+adversarial class. Its poisons come from all classes but that one (`other-classes`), from all of them
+(`random-subset`, as in the code of Potion), or from that class alone (`single-class`).
+
+Scenarios come from `random`, from `trigger`, or from a shipped list of published ones. The draws of scenario i depend
+on the seed and on i only: eight scenarios are the first eight of twenty, and the poisons of a smaller budget are among
+those of a larger.
 
 Paper    Geiping et al., Witches' Brew (ICLR 2021), arXiv 2009.02276, section 4 and its threat-model variants.
 Departs  the budget is rounded up in decimal arithmetic; in binary floats 7 % of 100 rows would be 8 poisons.
@@ -32,8 +38,10 @@ from mithridate.data._scenario_lists import LIST_NAMES, ScenarioList, Setup, rea
 from mithridate.data.sources import DataSet
 from mithridate.numerics.rng import generator
 
-THREATS = ("single-class", "third-party", "self-betrayal", "random-subset")
+THREATS = ("single-class", "third-party", "self-betrayal", "other-classes", "random-subset")
 """The threat models by name."""
+TRIGGER_THREATS = ("single-class", "other-classes", "random-subset")
+"""Those that need no target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +50,8 @@ class Scenario:
 
     Args:
         name: Its name, such as `witches-brew-10/2000000000`.
-        targets: Rows of the test split whose class shall be mistaken.
-        target_class: The true class of the targets.
+        targets: Rows of the test split whose class shall be mistaken; none where a trigger does it.
+        target_class: The true class of the targets, None where there are none.
         adversarial_class: The class that the attacker wants to see instead.
         poison_ids: Rows of the training split that the attacker may change, each once.
         epsilon: Largest change of a pixel, with pixels in [0, 1].
@@ -56,7 +64,7 @@ class Scenario:
 
     name: str
     targets: tuple[int, ...]
-    target_class: int
+    target_class: int | None
     adversarial_class: int
     poison_ids: tuple[int, ...]
     epsilon: Pixels
@@ -64,11 +72,15 @@ class Scenario:
     poison_ids_from: Literal["published", "drawn"] = "drawn"
 
     def __post_init__(self) -> None:
-        check_threat(self.threat)
+        check_threat(self.threat, triggered=self.triggered)
         if self.target_class == self.adversarial_class:
             raise _already(self.name, self.targets, self.adversarial_class)
-        if not self.targets:
-            raise Misuse("MTH-0309", f"scenario {self.name!r} names no target", hint="name at least one test row")
+        if bool(self.targets) == self.triggered:
+            raise Misuse(
+                "MTH-0309",
+                f"scenario {self.name!r} names {len(self.targets)} targets of class {self.target_class}",
+                hint="name at least one test row and its class, or neither for a scenario with a trigger",
+            )
         if not 0.0 <= self.epsilon <= 1.0:
             raise Misuse("MTH-0309", f"scenario {self.name!r}: epsilon must lie in [0, 1], got {self.epsilon}")
         for what, ids in (("target", self.targets), ("poison", self.poison_ids)):
@@ -82,6 +94,25 @@ class Scenario:
                 )
             if ids and min(ids) < 0:
                 raise Misuse("MTH-0305", f"scenario {self.name!r}: {what} row {min(ids)} is negative")
+
+    @property
+    def triggered(self) -> bool:
+        """Whether a trigger, instead of a choice of test images, decides what shall be mistaken."""
+        return self.target_class is None
+
+    def targeted_class(self) -> int:
+        """Return the true class of the targets.
+
+        Raises:
+            Misuse: MTH-0335, the scenario is one with a trigger.
+        """
+        if self.target_class is None:
+            raise Misuse(
+                "MTH-0335",
+                f"scenario {self.name!r} has a trigger and no targets",
+                hint="take a scenario of the source 'random' or of a published list, or an attack with a trigger",
+            )
+        return self.target_class
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as plain JSON values."""
@@ -108,7 +139,7 @@ class Scenario:
         return cls(
             name=plain["name"],
             targets=_rows("targets", plain["targets"]),
-            target_class=_rows("target_class", [plain["target_class"]])[0],
+            target_class=None if plain["target_class"] is None else _rows("target_class", [plain["target_class"]])[0],
             adversarial_class=_rows("adversarial_class", [plain["adversarial_class"]])[0],
             poison_ids=_rows("poison_ids", plain["poison_ids"]),
             epsilon=Pixels(float(epsilon)),
@@ -119,7 +150,7 @@ class Scenario:
 
 def scenario_sources() -> tuple[str, ...]:
     """Return the names that `scenarios` takes."""
-    return ("random", *LIST_NAMES)
+    return ("random", "trigger", *LIST_NAMES)
 
 
 def poison_count(budget: float, num_rows: int) -> int:
@@ -140,7 +171,8 @@ def scenarios(
     """Return scenarios by name.
 
     Args:
-        source: `random`, the name of a shipped list, or `NAME:KEY` for one scenario of it.
+        source: `random`, `trigger`, the name of a shipped list, or `NAME:KEY` for one scenario of it. The keys of
+            `trigger` are classes: `trigger:0` wants whatever has the trigger to be seen as class 0.
         data: The data set that they are about.
         budget: Poisons as a fraction of the training split, in (0, 1].
         epsilon: Largest change of a pixel, with pixels in [0, 1].
@@ -152,8 +184,8 @@ def scenarios(
         Misuse: Something is unknown, out of range, or does not fit the data set.
     """
     budget = parse_rate(budget, "budget")
-    check_threat(threat)
     name, colon, key = source.partition(":")
+    check_threat(threat, triggered=name == "trigger")
     if name not in scenario_sources():
         near = closest(name, scenario_sources())
         raise Misuse(
@@ -166,6 +198,8 @@ def scenarios(
     draw = _Draw(data=data, poisons=poison_count(budget, len(data.train)), epsilon=epsilon, seed=seed, threat=threat)
     if name == "random":
         return _random(draw, count, key if colon else None)
+    if name == "trigger":
+        return _triggered(draw, count, key if colon else None)
     return _published(read_list(name), draw, count, key if colon else None)
 
 
@@ -185,9 +219,9 @@ def check_scenario(scenario: Scenario, data: DataSet) -> None:
                 hint="use the data set that the scenario was made for",
             )
     for label in (scenario.target_class, scenario.adversarial_class):
-        if not 0 <= label < len(data.train.classes):
+        if label is not None and not 0 <= label < len(data.train.classes):
             raise Misuse("MTH-0305", f"scenario {scenario.name!r}: {data.name!r} has no class {label}")
-    found = data.test.labels[torch.tensor(scenario.targets)].tolist()
+    found = data.test.labels[torch.tensor(scenario.targets, dtype=torch.int64)].tolist()
     for row, label in zip(scenario.targets, found, strict=True):
         if label == scenario.adversarial_class:
             raise _already(scenario.name, (row,), label)
@@ -207,11 +241,11 @@ def check_scenario(scenario: Scenario, data: DataSet) -> None:
             )
 
 
-def check_threat(threat: str) -> None:
-    """Check the name of a threat model.
+def check_threat(threat: str, *, triggered: bool = False) -> None:
+    """Check the name of a threat model, for scenarios with targets or with a trigger.
 
     Raises:
-        Misuse: There is no such threat model.
+        Misuse: There is no such threat model, or it needs a target and there is none.
     """
     if threat not in THREATS:
         near = closest(threat, THREATS)
@@ -219,6 +253,12 @@ def check_threat(threat: str) -> None:
             "MTH-0310",
             f"there is no threat model {threat!r}; there are {', '.join(THREATS)}",
             hint=f"did you mean {near!r}?" if near else "",
+        )
+    if triggered and threat not in TRIGGER_THREATS:
+        raise Misuse(
+            "MTH-0310",
+            f"the threat model {threat!r} is about the class of a target, and a scenario with a trigger has none",
+            hint=f"use one of {', '.join(TRIGGER_THREATS)}",
         )
 
 
@@ -232,11 +272,16 @@ class _Draw:
     seed: int
     threat: str
 
-    def poison_ids(self, target_class: int, adversarial_class: int, path: tuple[str | int, ...]) -> tuple[int, ...]:
+    def poison_ids(
+        self, target_class: int | None, adversarial_class: int, path: tuple[str | int, ...]
+    ) -> tuple[int, ...]:
         """Draw the poisons of one scenario, whose draws live at `path`."""
         train = self.data.train
         if self.threat == "random-subset":
             rows = torch.arange(len(train))
+        elif self.threat == "other-classes":
+            rows = (train.labels != adversarial_class).nonzero().squeeze(1).cpu()
+            self._check_size("all other classes together have", rows)
         else:
             allowed = sorted(_allowed(self.threat, target_class, adversarial_class, len(train.classes)))
             if not allowed:
@@ -246,18 +291,17 @@ class _Draw:
                 )
             label = allowed[_below(len(allowed), self.seed, *path, "poison class")]
             rows = train.rows_of_class(label).cpu()
-            self._check_size(label, rows)
+            self._check_size(f"class {label} ({train.classes[label]!r}) has", rows)
         order = torch.randperm(len(rows), generator=generator(self.seed, *path, "poisons"))
         return tuple(rows[order[: self.poisons]].tolist())
 
-    def _check_size(self, label: int, rows: Int64[Tensor, " k"]) -> None:
+    def _check_size(self, what: str, rows: Int64[Tensor, " k"]) -> None:
         train = self.data.train
         if len(rows) < self.poisons:
             largest = len(rows) / len(train)
             raise Misuse(
                 "MTH-0302",
-                f"the budget is {self.poisons} of {len(train)} training rows, but class {label} "
-                f"({train.classes[label]!r}) has only {len(rows)}",
+                f"the budget is {self.poisons} of {len(train)} training rows, but {what} only {len(rows)}",
                 hint=f"a budget of at most {math.floor(largest * 1e6) / 1e6:g} fits it; or take threat 'random-subset'"
                 if len(rows)
                 else "leave the empty class out of the data set, or name the targets by a list",
@@ -300,6 +344,28 @@ def _random_one(draw: _Draw, index: int, row: int) -> Scenario:
     )
 
 
+def _triggered(draw: _Draw, count: int | None, key: str | None) -> list[Scenario]:
+    """Return scenarios with a trigger: number k wants class k."""
+    classes = draw.data.train.classes
+    if key is not None and not (key.isdecimal() and int(key) < len(classes)):
+        raise Misuse("MTH-0306", f"a key of 'trigger' is a class in [0, {len(classes) - 1}], got {key!r}")
+    if key is None and count is not None and count > len(classes):
+        raise Misuse("MTH-0308", f"{count} classes were asked for; {draw.data.name!r} has {len(classes)}")
+    chosen = range(len(classes))[:count] if key is None else [int(key)]
+    return [
+        Scenario(
+            name=f"trigger/{label}",
+            targets=(),
+            target_class=None,
+            adversarial_class=label,
+            poison_ids=draw.poison_ids(None, label, ("scenario", "trigger", label)),
+            epsilon=draw.epsilon,
+            threat=draw.threat,
+        )
+        for label in chosen
+    ]
+
+
 def _published(published: ScenarioList, draw: _Draw, count: int | None, key: str | None) -> list[Scenario]:
     whole = published.check(draw.data)
     chosen = published.setups
@@ -337,12 +403,14 @@ def _published_one(published: ScenarioList, draw: _Draw, setup: Setup, exact: bo
     )
 
 
-def _allowed(threat: str, target_class: int, adversarial_class: int, num_classes: int) -> set[int]:
+def _allowed(threat: str, target_class: int | None, adversarial_class: int, num_classes: int) -> set[int]:
     every = set(range(num_classes))
+    targeted = set() if target_class is None else {target_class}
     return {
         "single-class": {adversarial_class},
-        "third-party": every - {target_class, adversarial_class},
-        "self-betrayal": {target_class},
+        "third-party": every - targeted - {adversarial_class},
+        "self-betrayal": targeted,
+        "other-classes": every - {adversarial_class},
         "random-subset": every,
     }[threat]
 

@@ -19,16 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from mithridate.core.intervals import Rate, wilson
 from mithridate.data.examples import Examples
 from mithridate.data.packs import PoisonPack
-from mithridate.models._base import mode
+from mithridate.evaluation.outcome import logits_of
 from mithridate.numerics.triggers import Trigger
-
-_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -182,24 +180,9 @@ def predictions(
 
     Images are moved to where the network is.
     """
-    found = [logits.argmax(1) for logits in _logits(net, data, rows, trigger)]
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
-
-
-def _logits(
-    net: nn.Module, data: Examples, rows: Int64[Tensor, " n"] | None, trigger: Trigger | None
-) -> list[Float[Tensor, "b k"]]:
-    first = next(net.parameters(), None)
-    device = data.device if first is None else first.device
-    every = torch.arange(len(data), device=data.labels.device) if rows is None else rows
-    found: list[Tensor] = []
-    with mode(net, training=False), torch.no_grad():
-        for part in torch.split(every, _AT_ONCE) if len(every) else ():
-            images = data.images.gather(part).to(device)
-            images = images if trigger is None else trigger.stamp(images)
-            x = images.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
-            found.append(net(x))
-    return found
+    if not len(data if rows is None else rows):
+        return torch.zeros(0, dtype=torch.int64)
+    return logits_of(net, data, rows, trigger=trigger).argmax(1)
 
 
 def _accuracy(net: nn.Module, data: Examples, *, leaving_out: int | None = None) -> Count:

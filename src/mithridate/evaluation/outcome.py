@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from mithridate.data.examples import Examples
 from mithridate.data.scenarios import Scenario
+from mithridate.models._base import mode
+from mithridate.numerics.triggers import Trigger
 
 _AT_ONCE = 1000
 
@@ -41,15 +43,21 @@ class Outcome:
         return asdict(self)
 
 
-def logits_of(net: nn.Module, data: Examples, ids: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
-    """Return the logits of the given rows (all by default) in evaluation mode and float32; the mode is restored."""
-    was_training = net.training
-    net.eval()
-    try:
-        with torch.no_grad():
-            return torch.cat([net(x) for x in _batches(data, ids)])
-    finally:
-        net.train(was_training)
+def logits_of(
+    net: nn.Module, data: Examples, ids: Int64[Tensor, " n"] | None = None, *, trigger: Trigger | None = None
+) -> Float[Tensor, "n k"]:
+    """Return the logits of the given rows (all by default) in evaluation mode and float32; the modes are restored.
+
+    Args:
+        net: Takes images in [0, 1]; images are moved to where it is.
+        data: The images.
+        ids: Which of them, at least one.
+        trigger: Stamped on the 8-bit images, if given.
+    """
+    first = next(net.parameters(), None)
+    device = data.device if first is None else first.device
+    with mode(net, training=False), torch.no_grad():
+        return torch.cat([net(x) for x in _batches(data, ids, trigger, device)])
 
 
 def judge(net: nn.Module, test: Examples, scenarios: Sequence[Scenario]) -> Outcome:
@@ -78,8 +86,11 @@ def judge(net: nn.Module, test: Examples, scenarios: Sequence[Scenario]) -> Outc
     return Outcome(targets=outcomes, correct=int((predicted == labels).sum()), tested=len(test))
 
 
-def _batches(data: Examples, ids: Int64[Tensor, " n"] | None) -> Iterator[Float[Tensor, "b c h w"]]:
+def _batches(
+    data: Examples, ids: Int64[Tensor, " n"] | None, trigger: Trigger | None, device: torch.device
+) -> Iterator[Float[Tensor, "b c h w"]]:
     every = torch.arange(len(data), device=data.labels.device) if ids is None else ids
     for part in torch.split(every, _AT_ONCE):
-        x = data.images.gather(part).to(torch.float32).div_(255)
-        yield x.contiguous(memory_format=torch.channels_last)
+        images = data.images.gather(part).to(device)
+        images = images if trigger is None else trigger.stamp(images)
+        yield images.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
