@@ -7,42 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cli_documents import a_document
 
 from mithridate.audit.config import AuditConfig, demo, load_config
 from mithridate.cli.audit import run_name
 from mithridate.data.packs import Check
-
-
-def a_document(status: str, exit_code: int) -> dict[str, Any]:
-    cell = {
-        "scenario": "random",
-        "attack": "witches-brew",
-        "defense": "none",
-        "targets": 8,
-        "trials": 8,
-        "successes": 6,
-        "attack_success_rate": 0.75,
-        "interval": [0.41, 0.93],
-        "interval_method": "wilson",
-        "clean_accuracy": 0.98,
-        "clean_accuracy_interval": [0.97, 0.99],
-        "victims": 8,
-        "seconds": 1.5,
-    }
-    return {
-        "schema": "mithridate.report/1",
-        "kind": "audit",
-        "title": "Audit",
-        "created": "2026-11-14T10:22:00+00:00",
-        "verdict": {
-            "status": status,
-            "exit_code": exit_code,
-            "sentence": "6 of 8 targets fell",
-            "reasons": [],
-            "gate": None,
-        },
-        "cells": [cell],
-    }
 
 
 @pytest.fixture

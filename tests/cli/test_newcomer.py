@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_documents import a_document, finished
 
 from mithridate.core.events import EventLog
 from mithridate.core.ledger import Ledger
@@ -153,8 +154,6 @@ def test_a_budget_may_be_in_percent(run: Any, engine: list[Path]) -> None:
 
 
 def test_json_and_a_page_do_not_share_stdout(run: Any, tmp_path: Path) -> None:
-    from test_verbs import a_document, finished
-
     finished(tmp_path / "run", a_document())
     refused = run("report", "run", "--format", "md", "--out", "-", "--json")
     assert (refused.code, refused.document["error"]["code"]) == (2, "MTH-0125")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_documents import a_document, finished
 
 from mithridate.audit.config import AuditConfig, load_config
 from mithridate.audit.names import scenario_lists
@@ -247,38 +248,6 @@ def test_status_of_something_else(run: Any) -> None:
 # report
 
 
-def a_document(word: str = "witches-brew") -> dict[str, Any]:
-    cell = {
-        "scenario": "random",
-        "attack": word,
-        "defense": "none",
-        "targets": 8,
-        "trials": 8,
-        "successes": 6,
-        "attack_success_rate": 0.75,
-        "interval": [0.41, 0.93],
-        "interval_method": "wilson",
-        "clean_accuracy": 0.98,
-        "clean_accuracy_interval": [0.97, 0.99],
-        "victims": 8,
-        "seconds": 1.5,
-    }
-    return {
-        "schema": "mithridate.report/1",
-        "kind": "audit",
-        "title": "Audit of mlp on digits",
-        "created": "2026-11-14T10:22:00+00:00",
-        "verdict": {"status": "fail", "exit_code": 1, "sentence": f"{word} works", "reasons": [], "gate": None},
-        "cells": [cell],
-    }
-
-
-def finished(folder: Path, document: dict[str, Any]) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(document), encoding="utf-8")
-    return folder
-
-
 def test_a_report_is_rendered_again_in_every_format(run: Any, tmp_path: Path) -> None:
     finished(tmp_path / "run", a_document())
     outcome = run("report", "run", "--format", "html,md,json,junit,csv", "--out", "pages", "--json")
@@ -325,7 +294,7 @@ def test_reports_that_cannot_be_rendered(run: Any, tmp_path: Path, words: list[s
 
 def test_hostile_names_stay_text_on_the_terminal(run: Any, tmp_path: Path) -> None:
     a_run(tmp_path / "run", ["surrogate/0", f"craft/{HOSTILE[:30]}/1"], 3)
-    finished(tmp_path / "page", a_document(HOSTILE.replace("\udc80", "")))
+    finished(tmp_path / "page", a_document(word=HOSTILE.replace("\udc80", "")))
     outcomes = [
         run("status", "run"),
         run("explain", HOSTILE),

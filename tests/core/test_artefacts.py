@@ -226,7 +226,7 @@ WRITER = """
     path, point = Path(sys.argv[1]), sys.argv[2]
     def die(*_, **__):
         os.kill(os.getpid(), signal.SIGKILL)
-    if point in ("_finish", "_place", "_sync", "_exchanged", "_canonical"):
+    if point in ("_finish", "_place", "sync_folder", "_exchanged", "_canonical"):
         setattr(artefacts, point, die)
     with artefacts.new_artefact(path, kind="test", overwrite=True) as draft:
         (draft.path / "payload.bin").write_bytes(b"new")
@@ -237,7 +237,7 @@ WRITER = """
 """
 
 
-@pytest.mark.parametrize("point", ["body", "_finish", "_canonical", "_sync", "_exchanged", "_place", "end"])
+@pytest.mark.parametrize("point", ["body", "_finish", "_canonical", "sync_folder", "_exchanged", "_place", "end"])
 @pytest.mark.parametrize("before", [True, False])
 def test_a_killed_writer_leaves_old_or_new_and_the_next_one_cleans_up(point, before, fast_path):
     path = fast_path / "a"

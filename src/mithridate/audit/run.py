@@ -1,6 +1,5 @@
 """Running an audit: the grid on a ledger, resumable at any moment, and the report at its end."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,10 @@ from mithridate.audit.config import AuditConfig, to_yaml
 from mithridate.audit.estimate import estimate
 from mithridate.audit.jobs import Worker
 from mithridate.audit.machine import num_workers
-from mithridate.audit.session import seconds_worked, work_off
+from mithridate.audit.session import seconds_worked, work_off, write_manifest
 from mithridate.audit.summary import summarise
-from mithridate.core.artefacts import disk_errors, sha256_of, write_atomic
+from mithridate.core.artefacts import as_json, disk_errors, write_atomic
 from mithridate.core.boundary import read_json
-from mithridate.core.environment import environment
 from mithridate.core.errors import Misuse
 from mithridate.core.events import NullProgress, Progress
 from mithridate.core.ledger import Ledger
@@ -58,9 +56,10 @@ def run_audit(
     assembly, records = _worked(config, folder, progress, command, lambda assembly: assembly.jobs())
     document = decorate(summarise(assembly, records, command=command), assembly)
     document["timing"] |= {"seconds": seconds_worked(folder), "estimate_seconds": _estimated_seconds(folder)}
-    write_atomic(folder / "report.json", _json(document))
+    write_atomic(folder / "report.json", as_json(document))
     write_atomic(folder / "report.html", render_html(document).encode())
-    write_atomic(folder / "manifest.json", _json(_manifest(assembly)))
+    files = ("config.yaml", "ledger.jsonl", "report.json", "report.html")
+    write_manifest(folder, files, seed=config.seed, data=assembly.data.fingerprint)
     return Finished(document, folder, assembly)
 
 
@@ -103,22 +102,6 @@ def _worked(
         return assembly, ledger.records()
 
 
-def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=1) + "\n").encode()
-
-
-def _manifest(assembly: Assembly) -> Document:
-    """Return what identifies a finished run: versions, seed, fingerprint of the data, and its files."""
-    names = ("config.yaml", "ledger.jsonl", "report.json", "report.html")
-    return {
-        "schema": "mithridate.run/1",
-        "versions": environment(),
-        "seed": assembly.config.seed,
-        "data": assembly.data.fingerprint,
-        "files": {name: {"sha256": sha256_of(assembly.folder / name)} for name in names},
-    }
-
-
 def _estimated_seconds(folder: Path) -> float | None:
     minutes = read_json(folder / "estimate.json")["minutes"]
     return None if minutes is None else round(60 * minutes, 1)
@@ -128,7 +111,7 @@ def _estimate_once(assembly: Assembly) -> None:
     """Estimate the cost before the first session of a run, and keep it to compare with what the run took."""
     path = assembly.folder / "estimate.json"
     if not path.exists():
-        write_atomic(path, _json(estimate(assembly, calibrate=True).to_record()))
+        write_atomic(path, as_json(estimate(assembly, calibrate=True).to_record()))
 
 
 def _title(assembly: Assembly) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from mithridate.audit.machine import one_thread
+from mithridate.core.artefacts import as_json, sha256_of, write_atomic
+from mithridate.core.environment import environment
 from mithridate.core.events import EventLog, JobNews, Progress, read_events
 from mithridate.core.ledger import Ledger
 from mithridate.core.pool import Execute, Job, run_jobs
@@ -54,6 +56,18 @@ def work_off(
     finally:
         torch.set_num_threads(threads)
         progress.close()
+
+
+def write_manifest(folder: Path, names: Sequence[str], *, seed: int, **more: str) -> None:
+    """Write what identifies a finished run: versions, seed, what else the run knows, and the hashes of its files."""
+    manifest = {
+        "schema": "mithridate.run/1",
+        "versions": environment(),
+        "seed": seed,
+        **more,
+        "files": {name: {"sha256": sha256_of(folder / name)} for name in names},
+    }
+    write_atomic(folder / "manifest.json", as_json(manifest))
 
 
 def seconds_worked(folder: Path) -> float:

@@ -1,6 +1,5 @@
 """One victim by itself: trained by a contract, on clean or poisoned data, resumable at every epoch."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from mithridate.audit.assembly import defended, defense, diagnosed
 from mithridate.audit.config import AuditConfig
 from mithridate.audit.machine import check_device
-from mithridate.core.artefacts import disk_errors, write_atomic
+from mithridate.core.artefacts import as_json, disk_errors, write_atomic
 from mithridate.core.events import NullProgress, Progress, said
 from mithridate.core.seeds import address
 from mithridate.data.packs import PoisonPack
@@ -78,9 +77,5 @@ def run_training(
         "targets": len(outcome.targets),
         **diagnosed(built, run.states),
     }
-    write_atomic(folder / "report.json", _json(document))
+    write_atomic(folder / "report.json", as_json(document))
     return document
-
-
-def _json(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1) + "\n").encode()

@@ -188,6 +188,19 @@ class JobOptions:
         yield "--jobs", ("jobs",), int(jobs) if jobs is not None and jobs.lstrip("-").isdecimal() else jobs
 
 
+@dataclass(frozen=True, kw_only=True)
+class OneMethod:
+    """A flag that names the one attack or defense of a verb, in place of the lists of a grid."""
+
+    flag: str
+    key: str
+    name: str | None
+
+    def settings(self) -> Iterator[Setting]:
+        """Yield the flag, given or not."""
+        yield self.flag, (self.key,), None if self.name is None else [self.name]
+
+
 def configured(config: Path | None, *groups: OptionGroup, use_demo: bool = False) -> "AuditConfig":
     """Return the complete configuration: the file (or the demo), then the flags. Nothing heavy is imported.
 

@@ -1,7 +1,6 @@
 """`mithridate craft`: make poison packs, one for each scenario, to test one's own pipeline with."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,8 +9,8 @@ from mithridate.cli._options import (
     AttackerOptions,
     ConfigArgument,
     JobOptions,
+    OneMethod,
     OutOption,
-    Setting,
     VictimOptions,
     configured,
 )
@@ -21,14 +20,6 @@ from mithridate.core.errors import Misuse
 
 if TYPE_CHECKING:
     from mithridate.audit.config import AuditConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OneAttack:
-    name: str | None
-
-    def settings(self) -> Iterator[Setting]:
-        yield "--attack", ("attacks",), None if self.name is None else [self.name]
 
 
 @verb
@@ -57,7 +48,7 @@ def craft(
         raise Misuse(
             "MTH-0561", "the attack 'none' makes no poisons", hint="`mithridate list attacks` names the others"
         )
-    resolved = configured(config, victim, attacker, job, _OneAttack(name=attack))
+    resolved = configured(config, victim, attacker, job, OneMethod(flag="--attack", key="attacks", name=attack))
     folder = out or RUNS / f"craft-{run_name(resolved, config.stem if config else '')}"
     session.work_in(folder)
     from mithridate.audit.run import run_crafting

@@ -1,24 +1,14 @@
 """`mithridate train`: train one victim, on clean or on poisoned data, with or without a defense."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mithridate.cli._options import ConfigArgument, OutOption, Setting, VictimOptions, configured
+from mithridate.cli._options import ConfigArgument, OneMethod, OutOption, VictimOptions, configured
 from mithridate.cli._session import Session
 from mithridate.cli._verb import verb
 from mithridate.cli.verify import check_pack_folder
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OneDefense:
-    name: str | None
-
-    def settings(self) -> Iterator[Setting]:
-        yield "--defense", ("defenses",), None if self.name is None else [self.name]
 
 
 @verb
@@ -45,7 +35,7 @@ def train(
         check_pack_folder(pack)
     from mithridate.cli.audit import RUNS, run_name
 
-    resolved = configured(config, victim, _OneDefense(name=defense))
+    resolved = configured(config, victim, OneMethod(flag="--defense", key="defenses", name=defense))
     folder = out or RUNS / f"train-{run_name(resolved, config.stem if config else '')}"
     session.work_in(folder, mark="checkpoint")
     from mithridate.audit.single import run_training

@@ -109,7 +109,12 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
+
+
+def as_json(value: object) -> bytes:
+    """Return plain JSON as it is written to files: indented, with a line break at its end."""
+    return (json.dumps(value, indent=1) + "\n").encode()
 
 
 @contextlib.contextmanager
@@ -218,7 +223,7 @@ def _finish(draft: Draft, kind: str, path: Path) -> None:
         raise Misuse("MTH-0703", f"{path}: the manifest holds what JSON has not: {error}") from error
     (draft.path / MANIFEST).write_bytes(_sealed(text))
     for found in (*files, draft.path / MANIFEST, *reversed(folders), draft.path):
-        _sync(found)
+        sync_folder(found)
 
 
 def _canonical(manifest: Mapping[str, Any]) -> bytes:
@@ -288,7 +293,7 @@ def _place(aside: Path, path: Path) -> None:
         path.rename(old)
         aside.rename(path)
         shutil.rmtree(old, ignore_errors=True)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def _exchanged(aside: Path, path: Path) -> bool:
@@ -300,7 +305,8 @@ def _exchanged(aside: Path, path: Path) -> bool:
     return failed == 0
 
 
-def _sync(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mithridate.core.artefacts import disk_errors
+from mithridate.core.artefacts import disk_errors, sync_folder
 from mithridate.core.errors import BadArtefact, Misuse, WorkError
 
 Record = dict[str, Any]
@@ -62,7 +62,7 @@ class Ledger:
                 os.ftruncate(file, self._end)
                 if self._end == 0:
                     self._write(file, _encode({"schema": SCHEMA}))
-                    _sync_folder(self.path.parent)
+                    sync_folder(self.path.parent)
             except BaseException:
                 self.close()
                 raise
@@ -235,11 +235,3 @@ def _lines(data: bytes) -> Iterator[tuple[bytes, int]]:
         end = len(data) if stop < 0 else stop + 1
         yield data[start:end], end
         start = end
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

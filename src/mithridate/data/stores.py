@@ -9,6 +9,7 @@ Stores are values: nothing here writes to pixels, and a caller must not write to
 Shapes   n images of c channels, h rows, w columns; b gathered rows; p overlaid rows.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -115,7 +116,28 @@ class ResidentStore:
 
 
 @dataclass(frozen=True, eq=False)
-class OverlayStore:
+class AbstractLayer(ABC):
+    """A store on top of another one, with images of the same shape on the same device."""
+
+    base: Store
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows, columns of every image."""
+        return self.base.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where gathered images arrive."""
+        return self.base.device
+
+    @abstractmethod
+    def gather(self, index: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
+        """Return the images of these rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class OverlayStore(AbstractLayer):
     """Another store with some images replaced; it holds the replacements only.
 
     Args:
@@ -124,7 +146,6 @@ class OverlayStore:
         pixels: Their images.
     """
 
-    base: Store
     ids: Int64[Tensor, " k"]
     pixels: UInt8[Tensor, "p c h w"]
 
@@ -140,16 +161,6 @@ class OverlayStore:
         if bool((ordered[1:] == ordered[:-1]).any()):
             twice = int(ordered[1:][ordered[1:] == ordered[:-1]][0])
             raise Misuse("MTH-0243", f"row {twice} is replaced twice in one overlay", hint="name each row once")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, rows, columns of every image."""
-        return self.base.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where gathered images arrive."""
-        return self.base.device
 
     def __len__(self) -> int:
         return len(self.base)
@@ -199,7 +210,7 @@ class OverlayStore:
 
 
 @dataclass(frozen=True, eq=False)
-class SubsetStore:
+class SubsetStore(AbstractLayer):
     """Some rows of another store, in a new order; it holds row ids only.
 
     Args:
@@ -207,21 +218,10 @@ class SubsetStore:
         ids: The rows to show, which may repeat.
     """
 
-    base: Store
     ids: Int64[Tensor, " n"]
 
     def __post_init__(self) -> None:
         checked_ids(self.ids, len(self.base))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, rows, columns of every image."""
-        return self.base.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where gathered images arrive."""
-        return self.base.device
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -6,7 +6,7 @@ source are not printed.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +30,17 @@ class AbstractPaper(ABC):
     @abstractmethod
     def departures(self, scale: Scale) -> tuple[str, ...]:
         """Return every way in which the run at this scale differs from the paper."""
+
+    def block(self, scale: Scale, measured: Iterable[Sequence[str]]) -> Document:
+        """Return what the report says of the paper: its claim and figures beside those that were measured."""
+        return {
+            "name": self.name,
+            "claim": self.claim,
+            "citation": self.citation,
+            "departures": list(self.departures(scale)),
+            "published": [list(row) for row in self.published],
+            "measured": [list(row) for row in measured],
+        }
 
 
 class AbstractAuditPaper(AbstractPaper):

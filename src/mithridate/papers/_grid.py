@@ -1,14 +1,13 @@
 """Running a paper's own grid: jobs on a ledger, resumable at any moment, and the report at its end."""
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mithridate.audit.machine import processes
-from mithridate.audit.session import seconds_worked, work_off
-from mithridate.core.artefacts import disk_errors, sha256_of, write_atomic
+from mithridate.audit.session import seconds_worked, work_off, write_manifest
+from mithridate.core.artefacts import as_json, disk_errors, write_atomic
 from mithridate.core.environment import environment
 from mithridate.core.errors import Misuse
 from mithridate.core.events import NullProgress, Progress
@@ -55,10 +54,11 @@ def run_grid(
         found = ledger.records()
     document = _document(paper, scale, {job.name: found[job.name] for job in jobs}, config, command)
     document["timing"] = {"seconds": seconds_worked(folder), "estimate_seconds": None}
-    write_atomic(folder / "report.json", _json(document))
+    write_atomic(folder / "report.json", as_json(document))
     write_atomic(folder / "report.html", render_html(document).encode())
     write_atomic(folder / "report.md", render_markdown(document).encode())
-    write_atomic(folder / "manifest.json", _json(_manifest(folder, seed)))
+    files = ("config.json", "ledger.jsonl", "report.json", "report.html", "report.md")
+    write_manifest(folder, files, seed=seed)
     return document
 
 
@@ -87,14 +87,7 @@ def _document(
         "cells": [],
         "tables": list(results.tables),
         "comparisons": list(results.comparisons),
-        "paper": {
-            "name": paper.name,
-            "claim": paper.claim,
-            "citation": paper.citation,
-            "departures": list(paper.departures(scale)),
-            "published": [list(row) for row in paper.published],
-            "measured": [list(row) for row in results.measured],
-        },
+        "paper": paper.block(scale, results.measured),
         "config": dict(config),
         "environment": environment(),
         "reproduce": command or f"mithridate reproduce {paper.name} --scale {scale} --seed {config['seed']}",
@@ -103,7 +96,7 @@ def _document(
 
 def _claim(path: Path, config: Mapping[str, Any]) -> None:
     """Bind the folder to one run."""
-    text = _json(config)
+    text = as_json(config)
     if not path.exists():
         write_atomic(path, text)
     elif path.read_bytes() != text:
@@ -113,17 +106,3 @@ def _claim(path: Path, config: Mapping[str, Any]) -> None:
             "asked for",
             hint="choose another folder with --out, or remove this one",
         )
-
-
-def _manifest(folder: Path, seed: int) -> Document:
-    names = ("config.json", "ledger.jsonl", "report.json", "report.html", "report.md")
-    return {
-        "schema": "mithridate.run/1",
-        "versions": environment(),
-        "seed": seed,
-        "files": {name: {"sha256": sha256_of(folder / name)} for name in names},
-    }
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=1) + "\n").encode()

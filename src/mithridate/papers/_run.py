@@ -48,14 +48,7 @@ def reproduce(
             "kind": "paper",
             "title": f"{paper.title}, reproduced at scale {scale}",
             "verdict": paper.verdict(document),
-            "paper": {
-                "name": paper.name,
-                "claim": paper.claim,
-                "citation": paper.citation,
-                "departures": list(paper.departures(size)),
-                "published": [list(row) for row in paper.published],
-                "measured": paper.measured(document),
-            },
+            "paper": paper.block(size, paper.measured(document)),
         }
 
     config = paper.config(size).model_copy(update={"seed": seed, "device": device})
