@@ -840,6 +840,17 @@ CODES: dict[str, Explanation] = {
         "Options are fields of a healer that is given by name; an object has its own.",
         "Set them in the object, or give the healer by name.",
     ),
+    "MTH-0830": Explanation(
+        "no samples to measure importance on",
+        "The importance of a parameter is a mean over samples.",
+        "Give at least one sample.",
+    ),
+    "MTH-0831": Explanation(
+        "samples that cannot be told apart",
+        "The network fails on a single sample, so it has no gradient for one: most often a BatchNorm without running "
+        "statistics, which normalises by the batch.",
+        "Use a network with running statistics, or importance_batch, which takes gradients of whole batches.",
+    ),
     "MTH-0880": Explanation(
         "no finished report",
         "The run has no report.json yet, or the path is no run.",

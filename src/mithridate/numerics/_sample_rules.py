@@ -1,0 +1,139 @@
+"""Sums over samples of |gradient| or gradient^2 for the parameters of one layer, from its input and output gradient.
+
+Linear, one token      |g_n| = |delta_n| (x) |a_n|, so the sum over samples is one product of two matrices
+Linear over tokens,    the gradients of a few samples at a time are formed, folded into the sum, and freed; an output of
+convolutions           one position is the case of one token
+Norms in evaluation    sums over positions for every sample, then over samples
+
+Source   the identity for linear layers is elementary. Convolutions by unfolding: Rochette et al. (2019), arXiv
+         1912.06015; here nothing but one chunk of one layer exists at a time.
+Shapes   b samples; i, o inputs and outputs; t tokens or positions; g groups.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+Sums = dict[str, Tensor]
+Rule = Callable[[nn.Module, Tensor, Tensor, bool], Sums]
+
+WORKSPACE = 1 << 19
+"""Numbers that the gradients, or the unfolded inputs, of a chunk of samples may take: they should stay in the cache."""
+
+
+def rule_for(layer: nn.Module) -> Rule | None:
+    """Return the rule of a layer, or None; subclasses may compute something else with the same weights."""
+    return _RULES.get(type(layer))
+
+
+def _power(x: Tensor, squared: bool) -> Tensor:
+    return x.square() if squared else x.abs()
+
+
+def _outer(delta: Float[Tensor, "b o"], a: Float[Tensor, "b i"], squared: bool) -> Float[Tensor, "o i"]:
+    return _power(delta, squared).T @ _power(a, squared)
+
+
+def _formed(delta: Float[Tensor, "b *g o t"], a: Float[Tensor, "b *g i t"], squared: bool) -> Float[Tensor, "*g o i"]:
+    """Form the gradient of every sample, and sum what it is folded into."""
+    grads = delta @ a.transpose(-1, -2)
+    return (grads.square_() if squared else grads.abs_()).sum(0)
+
+
+def _chunks(count: int, numbers: int) -> Iterator[slice]:
+    """Cut samples so that each cut takes about the workspace, with `numbers` for every sample."""
+    size = max(1, WORKSPACE // max(1, numbers))
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _linear(layer: nn.Module, a: Shaped[Tensor, "b *t i"], delta: Shaped[Tensor, "b *t o"], squared: bool) -> Sums:
+    assert isinstance(layer, nn.Linear)
+    if a.dim() == 2:
+        found = {"weight": _outer(delta, a, squared)}
+    else:
+        a, delta = a.flatten(1, -2), delta.flatten(1, -2)
+        total = torch.zeros_like(layer.weight)
+        for cut in _chunks(len(a), layer.weight.numel()):
+            total += _formed(delta[cut].transpose(1, 2), a[cut].transpose(1, 2), squared)
+        found = {"weight": total}
+        delta = delta.sum(1)
+    if layer.bias is not None:
+        found["bias"] = _power(delta, squared).sum(0)
+    return found
+
+
+def _conv2d(layer: nn.Module, a: Float[Tensor, "b i h w"], delta: Float[Tensor, "b o h2 w2"], squared: bool) -> Sums:
+    assert isinstance(layer, nn.Conv2d)
+    groups, count = layer.groups, len(a)
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        a = functional.pad(a, layer._reversed_padding_repeated_twice, mode=_pad_mode(layer.padding_mode))
+        padding: tuple[int, ...] = (0, 0)
+    else:
+        padding = tuple(layer.padding)
+    height, width = delta.shape[2:]
+    flat = delta.reshape(count, groups, layer.out_channels // groups, height * width)
+    rows = layer.weight[0].numel()
+    total = torch.zeros(groups, layer.out_channels // groups, rows, dtype=a.dtype, device=a.device)
+    per_sample = max(layer.weight.numel(), groups * rows * height * width)
+    plain = layer.kernel_size == (1, 1) and layer.stride == (1, 1) and padding == (0, 0)
+    for cut in _chunks(count, per_sample):
+        if plain:
+            cols = a[cut].reshape(-1, groups, rows, height * width)
+        else:
+            cols = functional.unfold(
+                a[cut], layer.kernel_size, dilation=layer.dilation, padding=padding, stride=layer.stride
+            ).view(-1, groups, rows, height * width)
+        if height * width == 1:
+            left, right = _power(flat[cut], squared)[..., 0], _power(cols, squared)[..., 0]
+            total += torch.einsum("bgo,bgi->goi", left, right)
+        else:
+            total += _formed(flat[cut], cols, squared)
+    found = {"weight": total.view(layer.weight.shape)}
+    if layer.bias is not None:
+        found["bias"] = _power(delta.sum((2, 3)), squared).sum(0)
+    return found
+
+
+def _pad_mode(mode: str) -> str:
+    return "constant" if mode == "zeros" else mode
+
+
+def _affine(normal: Tensor, delta: Tensor, squared: bool, keep: int) -> Sums:
+    """Weight and bias of a norm whose parameters run along dimension 1 (keep = 1) or the last `-keep` ones."""
+    over = tuple(range(2, delta.dim())) if keep > 0 else tuple(range(1, delta.dim() + keep))
+    both = (delta * normal, delta)
+    weight, bias = (_power(x.sum(over) if over else x, squared).sum(0) for x in both)
+    return {"weight": weight, "bias": bias}
+
+
+def _batch_norm(layer: nn.Module, a: Tensor, delta: Tensor, squared: bool) -> Sums:
+    assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+    assert layer.running_mean is not None and layer.running_var is not None
+    shape = (1, -1, *[1] * (a.dim() - 2))
+    mean, deviation = layer.running_mean.to(a), (layer.running_var.to(a) + layer.eps).sqrt()
+    return _affine((a - mean.view(shape)) / deviation.view(shape), delta, squared, 1)
+
+
+def _group_norm(layer: nn.Module, a: Tensor, delta: Tensor, squared: bool) -> Sums:
+    assert isinstance(layer, nn.GroupNorm)
+    return _affine(functional.group_norm(a, layer.num_groups, eps=layer.eps), delta, squared, 1)
+
+
+def _layer_norm(layer: nn.Module, a: Tensor, delta: Tensor, squared: bool) -> Sums:
+    assert isinstance(layer, nn.LayerNorm)
+    shape = list(layer.normalized_shape)
+    return _affine(functional.layer_norm(a, shape, eps=layer.eps), delta, squared, -len(shape))
+
+
+_RULES: dict[type, Rule] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv2d,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.BatchNorm3d: _batch_norm,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+}
