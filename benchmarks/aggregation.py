@@ -38,8 +38,10 @@ from mithridate.numerics.row_view import RowView
 
 Work = Callable[[torch.Tensor], object]
 CHAINS = ("nnm > krum", "nnm > trimmed-mean")
-FLOORS = {"trimmed-mean": 0.4, "meamed": 0.15, "nnm": 0.25, "rfa": 0.4, "krum": 1.0}
+FLOORS = {"trimmed-mean": 0.4, "meamed": 0.15, "nnm": 0.25, "rfa": 0.4}
 """The most of byzfl's time that is accepted; the aim is a tenth."""
+PLAIN = {"median": 0.5, "krum": 1.0}
+"""The most of the time of a few lines of torch that is accepted."""
 COPIES = {"median": 3.0, "trimmed-mean": 3.0, "krum": 3.0}
 """The most of the copy's time that is accepted at n = 25."""
 
@@ -207,11 +209,11 @@ def shown(line: Line) -> str:
         return f"{found:7.3f}" if found is not None else f"{'':7s}"
 
     below = []
-    if (share := line.ratio("byzfl")) is not None and share > FLOORS.get(line.rule, 1.0):
+    if (share := line.ratio("byzfl")) is not None and share > FLOORS.get(line.rule, share):
         below.append(f"{share:.2f} of byzfl")
     if line.n == 25 and (copies := line.ratio("copy")) is not None and copies > COPIES.get(line.rule, copies):
         below.append(f"{copies:.1f} copies")
-    if line.rule == "median" and (share := line.ratio("torch")) is not None and share > 0.5:
+    if (share := line.ratio("torch")) is not None and share > PLAIN.get(line.rule, share):
         below.append(f"{share:.2f} of torch")
     extra = "" if line.extra_memory is None else f"{100 * line.extra_memory:5.1f}%"
     size = f"{line.rule:19s} {line.n:3d} {line.d:9.0e} {line.f:3d}"

@@ -30,6 +30,8 @@ from mithridate.numerics.row_view import RowView
 _WIDTH = 1 << 14
 """Columns of a chunk: 25 float32 rows then stay in a second-level cache."""
 _SAMPLE = 1024
+_SPARSE = 2
+"""Rows in a combination, on average, up to which they are added one by one."""
 _REPEAT_BELOW = 1e-6
 """Square distances below this share of the square norm about the pivot are noise in float32."""
 
@@ -156,13 +158,34 @@ def weighted(rows: RowView, w: Float64[Tensor, "l n"], out: Float[Tensor, "l d"]
         return out.copy_(rows.row(0)[None])
     weights = w.to(device=rows.device, dtype=rows.computing)
     todo = [(0, rows.d)]
-    if passes.worthwhile(rows, 0, "mixture"):
+    if len(w) > 1 and int((w != 0).sum()) <= _SPARSE * len(w) and rows.computing == rows.dtype:
+        return _sparse(rows, w, out)
+    simple = (
+        len(w) == 1 and rows.dense is not None and rows.computing == rows.dtype
+    )  # one product of torch's is as fast
+    if not simple and passes.worthwhile(rows, 0, "mixture"):
         todo = passes.mixture_pass(rows, weights, out)
     with exact_products():
         for first, last in todo:
             for start in range(first, last, _WIDTH):
                 stop = min(start + _WIDTH, last)
                 out[:, start:stop] = weights @ rows.block(start, stop, rows.computing)
+    return out
+
+
+def _sparse(rows: RowView, w: Float64[Tensor, "l n"], out: Float[Tensor, "l d"]) -> Float[Tensor, "l d"]:
+    """Add up combinations of very few rows each, as of clipping and bucketing."""
+    terms = [[(index, float(line[index])) for index in line.nonzero().flatten().tolist()] for line in w]
+    for start, stop in rows.segments(_WIDTH):
+        part, into = rows.block(start, stop), out[:, start:stop]
+        for line, chosen in zip(into, terms, strict=True):
+            if not chosen:
+                line.zero_()
+                continue
+            (first, scale), *others = chosen
+            torch.mul(part[first], scale, out=line)
+            for index, weight in others:
+                line.add_(part[index], alpha=weight)
     return out
 
 
