@@ -160,6 +160,21 @@ def test_json_and_a_page_do_not_share_stdout(run: Any, tmp_path: Path) -> None:
     assert run("report", "run", "--format", "json", "--out", "-", "--json").document == a_document()
 
 
+def test_what_a_users_model_prints_is_no_part_of_the_json(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mithridate.audit.single
+
+    def chatty(*_: Any, **__: Any) -> dict[str, Any]:
+        sys.stdout.write("building my model\n")
+        return {"clean_accuracy": 0.5}
+
+    monkeypatch.setattr(mithridate.audit.single, "run_training", chatty)
+    outcome = run("train", "--json")
+    assert outcome.document == {"clean_accuracy": 0.5}
+    assert "building my model" in outcome.err
+    assert "building my model" in run("train", "--out", "another").out
+    assert "Usage" in run("train", "--json", "--help").out
+
+
 def test_doctor_outlives_a_broken_torch(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     outcome = run("doctor", "--json")

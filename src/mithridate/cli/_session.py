@@ -4,9 +4,9 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mithridate import __version__
 from mithridate.cli._text import one_line, printable
@@ -24,6 +24,17 @@ TRACES = "mithridate-error-"
 _PIPE_WIDTH = 200
 
 
+@runtime_checkable
+class Out(Protocol):
+    """What results are written to."""
+
+    def write(self, text: str, /) -> int:
+        """Take some text."""
+
+    def flush(self) -> None:
+        """Pass it on."""
+
+
 @dataclass(kw_only=True)
 class Session:
     """One run of the command line.
@@ -31,15 +42,17 @@ class Session:
     Args:
         json: Print one JSON document on stdout and nothing else there.
         folder: Where the verb keeps its work, once it has such a place; named when the run is interrupted or fails.
+        out: Where results go, whatever `sys.stdout` is while user code runs.
     """
 
     json: bool = False
     folder: Path | None = None
+    out: Out = field(default_factory=lambda: sys.stdout)
 
     def result(self, document: Mapping[str, Any], *view: "RenderableType") -> None:
         """Print the result: the document with `--json`, else its view for people. Strings in a view are no markup."""
         if self.json:
-            sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+            self.out.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
             return
         console = self.console()
         for part in view:
@@ -73,7 +86,7 @@ class Session:
 
     def text(self, text: str) -> None:
         """Print a finished document (a page, a schema) on stdout, as it is."""
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        self.out.write(text if text.endswith("\n") else text + "\n")
 
     def say(self, text: str) -> None:
         """Tell people something that is not the result."""

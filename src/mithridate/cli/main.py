@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -77,7 +78,7 @@ for _panel, _verbs in _PANELS.items():
 app.add_typer(byzantine.app, name="byzantine", rich_help_panel="Parts")
 
 
-def _nowhere() -> io.TextIOBase:
+def _nowhere() -> io.TextIOWrapper:
     return Path(os.devnull).open("w", encoding="utf-8")
 
 
@@ -93,12 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    session = Session(json="--json" in words)
+    session = Session(json="--json" in words, out=sys.stdout)
     guard = Guard(session)
-    with guard, warnings.catch_warnings():
+    # A user's model may print: beside a JSON document that belongs on stderr.
+    aside = redirect_stdout(sys.stderr) if session.json and not {"-h", "--help"} & set(words) else nullcontext()
+    with guard, warnings.catch_warnings(), aside:
         warnings.showwarning = session.warn
         command = typer.main.get_command(app)
         with command.make_context("mithridate", words, obj=session) as context:
             command.invoke(context)
-        sys.stdout.flush()
+        session.out.flush()
     return guard.exit_code
