@@ -851,6 +851,53 @@ CODES: dict[str, Explanation] = {
         "statistics, which normalises by the batch.",
         "Use a network with running statistics, or importance_batch, which takes gradients of whole batches.",
     ),
+    # 086x detection
+    "MTH-0860": Explanation(
+        "nothing to scan",
+        "The set of examples is empty.",
+        "Give the training data of the model.",
+    ),
+    "MTH-0861": Explanation(
+        "no features",
+        "Detectors look at the input of the linear layer that makes the logits; in this network the output comes from "
+        "something else.",
+        "Wrap the network so that it returns the output of its last nn.Linear, one row for each image.",
+    ),
+    "MTH-0862": Explanation(
+        "features that are not finite",
+        "The network gives NaN or infinity for some images: broken weights, or numbers that overflow.",
+        "Load another checkpoint. The message names the layer and the rows.",
+    ),
+    "MTH-0863": Explanation(
+        "the model has fewer classes than the data",
+        "A label of the data has no logit in the model's output.",
+        "Scan the data that the model was trained on.",
+    ),
+    "MTH-0864": Explanation(
+        "no detectors, or one twice",
+        "A scan needs at least one detector, and each of them once.",
+        "Leave the detectors out to run the default ones; `mithridate list detectors` names all.",
+    ),
+    "MTH-0866": Explanation(
+        "a score that is no number",
+        "A detector returned NaN or infinity.",
+        "Leave that detector out, and report this with the data that it happened on.",
+    ),
+    "MTH-0867": Explanation(
+        "no table of suspects",
+        "The parquet file was not written by a scan, was altered, or contradicts itself.",
+        "Make it again with `mithridate scan`.",
+    ),
+    "MTH-0868": Explanation(
+        "one class only",
+        "A poisoned class is found by comparing it with the others, and here are no others.",
+        "Scan the whole training set.",
+    ),
+    "MTH-0869": Explanation(
+        "the suspects belong to other data",
+        "Row ids mean nothing in other data: the fingerprint in the table is not that of the data at hand.",
+        "Use the data that were scanned, in the same order, or scan again.",
+    ),
     "MTH-0880": Explanation(
         "no finished report",
         "The run has no report.json yet, or the path is no run.",

@@ -1,6 +1,6 @@
 """STRIP: whether an image keeps its class when others are laid over it.
 
-    score(x) = - mean over b of H(softmax f((x + b) / 2)),   H the entropy, b images drawn from the data
+    score(x) = - mean over b of H(softmax f(min(x + b, 1))),   H the entropy, b images drawn from the data
 
 A trigger survives superposition and keeps the prediction where it is, so that the entropy is low.
 
@@ -8,9 +8,8 @@ Paper    Gao, Xu, Wang, Chen, Ranasinghe, Nepal (ACSAC 2019), arXiv 1902.06531, 
 Promise  higher for inputs whose prediction does not depend on what else is in the image.
 Needs    the network, and images.
 Cost     `overlays` forward passes over the data: by far the slowest of the detectors.
-Departs  images are averaged, in place of a saturating sum; ten overlays for the paper's hundred; they are drawn from
-         the training data themselves, poisons among them, as there is no clean set; the same for all images, so that
-         scores do not depend on an image's place.
+Departs  ten overlays for the paper's hundred; they are drawn from the training data themselves, poisons among them, as
+         there is no clean set; the same for all images, so that scores do not depend on an image's place.
 """
 
 import hashlib
@@ -48,7 +47,7 @@ class Strip(AbstractDetector):
             for start, x in unit_batches(given.examples, given.batch, place):
                 entropy = torch.zeros(len(x), dtype=torch.float64)
                 for overlay in overlays:
-                    logs = functional.log_softmax(given.model((x + overlay) / 2).float(), 1)
+                    logs = functional.log_softmax(given.model((x + overlay).clamp(max=1)).float(), 1)
                     entropy -= (logs.exp() * logs).sum(1).double().cpu()
                 parts.append(-entropy / len(overlays))
                 given.progress({"done": (start + len(x)) / len(given)})

@@ -1,0 +1,137 @@
+"""`scan`: a trained network and its training data in; a table of suspects out.
+
+suspects = scan(model, examples)
+print(suspects.statement)
+suspects.write(Path("suspects.parquet"))
+"""
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+import torch
+from torch import nn
+
+from mithridate.core.errors import Misuse
+from mithridate.core.methods import instantiate
+from mithridate.core.pool import Tell, silent
+from mithridate.data.examples import Examples
+from mithridate.detection._base import AbstractDetector, finite_or_refuse
+from mithridate.detection.extract import extract
+from mithridate.detection.names import DEFAULT, DETECTORS
+from mithridate.detection.suspects import Suspects, ids_of, named, ranking
+from mithridate.detection.votes import Jury, vote
+
+Detectors = Sequence[str] | Mapping[str, Mapping[str, object]]
+
+
+def scan(
+    model: nn.Module,
+    data: Examples,
+    detectors: Detectors | None = None,
+    *,
+    jury: Jury | None = None,
+    seed: int = 0,
+    batch: int = 512,
+    progress: Tell = silent,
+) -> Suspects:
+    """Score every training example with several detectors and let them vote on who is suspected.
+
+    Args:
+        model: Images in [0, 1] in, logits out; it ends in an `nn.Linear`. It is not changed.
+        data: The training data with the labels under which they were trained on.
+        detectors: Names, or names with options (`{"strip": {"overlays": 100}}`); the default looks for a second
+            population inside a class.
+        jury: How scores become suspects.
+        seed: All randomness derives from it.
+        batch: Images that go through the network at once.
+        progress: Told `done`, the share of all work, and `detector`.
+
+    Returns:
+        A table of all rows. Where nothing stands out it says so, and no row is suspected.
+
+    Raises:
+        Misuse: Unknown names or options; MTH-0860 to MTH-0868 for data or a model that cannot be scanned.
+    """
+    jury = jury or Jury()
+    named_detectors = make_detectors(detectors)
+    classes = data.labels.unique().tolist()
+    if len(classes) == 1:
+        raise Misuse(
+            "MTH-0868",
+            f"all {len(data)} rows of {data.name} are of the class {data.classes[classes[0]]!r}; a poisoned class is "
+            "found by comparing classes",
+            hint="scan the whole training set",
+        )
+    parts = len(named_detectors) + 1
+    given = extract(model, data, batch=batch, progress=_part(progress, 0, parts, "features"))
+    scores = {}
+    for number, (name, detector) in enumerate(named_detectors.items(), start=1):
+        given = replace(given, progress=_part(progress, number, parts, name))
+        with DETECTORS.blaming(name):
+            scores[name] = finite_or_refuse(name, detector.scores(given, seed=seed))
+    ballot = vote(scores, given.labels, jury)
+    if ballot.skipped:
+        text = f"{data.name}: {named(ballot.skipped, data.classes)} have too few rows to be judged"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return Suspects(
+        rows=ids_of(data),
+        labels=given.labels,
+        classes=data.classes,
+        scores=scores,
+        ranks={name: ranking(deviations) for name, deviations in ballot.deviations.items()},
+        votes=ballot.votes,
+        rank=ballot.rank,
+        suspect=ballot.suspect,
+        anomalies={label: ballot.mean_anomaly(label) for label in ballot.anomalies},
+        gate=jury.gate,
+        decided=ballot.decided,
+        data=data.fingerprint,
+        model=weights_hash(model),
+        settings={
+            "detectors": {name: asdict(detector) for name, detector in named_detectors.items()},
+            "jury": asdict(jury),
+            "seed": seed,
+        },
+    )
+
+
+def make_detectors(detectors: Detectors | None) -> dict[str, AbstractDetector]:
+    """Return detectors by name with their options; None for the default ones.
+
+    Raises:
+        Misuse: MTH-0101 for an unknown name, MTH-0110 or MTH-0123 for a wrong option, MTH-0864 for none or one twice.
+    """
+    chosen: Detectors = DEFAULT if detectors is None else detectors
+    if isinstance(chosen, str):
+        chosen = (chosen,)
+    names = list(chosen)
+    if not names or len(set(names)) < len(names):
+        raise Misuse(
+            "MTH-0864",
+            f"detectors are different names, at least one; got {', '.join(names) or 'none'}",
+            hint=f"for example {', '.join(DEFAULT)}",
+        )
+    options: Mapping[str, Mapping[str, object]] = chosen if isinstance(chosen, Mapping) else {}
+    made = {}
+    for name in names:
+        detector = instantiate(DETECTORS.load(name), name, options.get(name, {}))
+        if not isinstance(detector, AbstractDetector):
+            raise Misuse("MTH-0102", f"the plugin of detector {name!r} is a {type(detector).__name__}, not a detector")
+        made[name] = detector
+    return made
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the sha256, in hex, of every parameter and buffer with its name, type and shape."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _part(progress: Tell, number: int, parts: int, name: str) -> Tell:
+    """Return a progress that fills one of `parts` equal parts."""
+    return lambda word: progress({**word, "done": (number + word.get("done", 0.0)) / parts, "detector": name})
