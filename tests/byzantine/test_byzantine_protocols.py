@@ -176,7 +176,7 @@ def test_a_lost_quorum_says_who_is_missing_and_saves_the_state(tmp_path: Path) -
 
 def test_a_restarted_trusted_server_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     cluster = cluster_of("ssmw", nodes(servers=1, workers=5), rule="mda", checkpoint_every=5)
-    result = play(cluster, folder=tmp_path, crashes=[Crash(node=0, at=0.8, restart=1.5)])
+    result = play(cluster, folder=tmp_path, crashes=[Crash(node=0, at=0.3, restart=0.6)])
     assert np.abs(models(result)).max() < 0.5
     outcome = result.results[0]
     assert outcome is not None

@@ -16,7 +16,7 @@ from mithridate.byzantine.messages import Frame
 from mithridate.byzantine.protocols._base import Post
 from mithridate.byzantine.transport._base import QuorumLost
 
-LOOK_SECONDS = 3.0
+FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.2, 3.0
 _POLL_SECONDS = 0.05
 CatchUp = Callable[[Post], Awaitable[int]]
 """Brings the learner to the others' state and returns the step to go on with."""

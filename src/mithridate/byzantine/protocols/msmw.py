@@ -17,7 +17,7 @@ Departs  a node that comes back, or has fallen behind by more than is buffered, 
 from collections.abc import Iterable
 
 from mithridate.byzantine.protocols._base import Outcome, Post
-from mithridate.byzantine.protocols._rejoin import LOOK_SECONDS, Behind, begin, reached
+from mithridate.byzantine.protocols._rejoin import FIRST_LOOK_SECONDS, LOOK_SECONDS, Behind, begin, reached
 from mithridate.byzantine.source import Vector
 from mithridate.byzantine.transport._base import QuorumLost
 
@@ -96,11 +96,11 @@ async def _collect(
         Behind: They have.
         QuorumLost: At the deadline.
     """
-    wanted, waited, deadline = tuple(of), 0.0, post.deadline
+    wanted, waited, deadline, look = tuple(of), 0.0, post.deadline, FIRST_LOOK_SECONDS
     mine = None if own is None else post.frame(kind, step, 0, own)
     with post.meter.timing("waiting"):
         while True:
-            look = min(LOOK_SECONDS, deadline - waited)
+            look = min(look, deadline - waited)
             try:
                 found = await post.transport.collect(kind, step, 0, of=wanted, quorum=quorum, deadline=look, own=mine)
             except QuorumLost as lost:
@@ -111,6 +111,7 @@ async def _collect(
                     raise QuorumLost(
                         f"{kind}, round {step}", needed=quorum, got=lost.got, missing=lost.missing, seconds=deadline
                     ) from None
+                look = min(2 * look, LOOK_SECONDS)
                 continue
             return post.noted(found)
 
