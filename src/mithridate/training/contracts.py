@@ -34,7 +34,7 @@ class Options(Checked):
     batch: int | None = param(None, within=In(1, 1 << 20), doc="examples per step")
     lr: float | None = param(None, within=In(0.0, 1e3, open_lo=True), doc="base (or peak) step size")
     augment: bool | None = param(
-        None, doc="false trains without shifts and flips; true adds one-pixel shifts to digits-mlp40"
+        None, doc="false trains without shifts and flips; true adds one-pixel shifts to digits-*"
     )
     precision: str = param("fp32", within=OneOf("fp32", "bf16"), doc="bf16 uses autocast inside the network")
     pretrained: str | None = param(None, doc="safetensors file with the weights to begin from")
@@ -147,6 +147,23 @@ def _fast_light(spec: ModelSpec, options: Options) -> Phase:
     return _sgd_thirds(spec, replace(options, epochs=options.epochs or 20), views=(warp,), batch=64)
 
 
+def _digits_cnn30(spec: ModelSpec, options: Options) -> Phase:
+    """No augmentation unless asked for; then shifts of one pixel, which may push a patch out of the image."""
+    del spec
+    epochs = options.epochs or 30
+    views = (Warp(law=Shift(law="integer", max_px=1, flip=False, fill="black")),) if options.augment else ()
+    update = SGD(lr=options.lr or 0.05, nesterov=False, schedule=Triangle(peak=0.0, end=float(epochs)))
+    return Phase(step=Step(draw=Shuffle(batch=64), views=views, update=update), epochs=epochs)
+
+
+def _potion_cifar(spec: ModelSpec, options: Options) -> Phase:
+    """A warm-up of one hundredth of the run, then a linear fall that would reach zero after 1.25 times the run."""
+    epochs = options.epochs or 41
+    schedule = Triangle(peak=epochs / 100, end=1.25 * epochs)
+    update = SGD(lr=options.lr or 0.025, nesterov=False, schedule=schedule)
+    return Phase(step=Step(draw=Shuffle(batch=512), views=(_padded_crop(spec),), update=update), epochs=epochs)
+
+
 _RECIPES: Mapping[str, Callable[[ModelSpec, Options], Phase]] = {
     "paper-wb40": _paper_wb40,
     "bench-scratch200": _bench_scratch200,
@@ -154,4 +171,6 @@ _RECIPES: Mapping[str, Callable[[ModelSpec, Options], Phase]] = {
     "fast-triangle": _fast_triangle,
     "fast-light": _fast_light,
     "digits-mlp40": _digits_mlp40,
+    "digits-cnn30": _digits_cnn30,
+    "potion-cifar": _potion_cifar,
 }

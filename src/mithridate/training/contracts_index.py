@@ -25,6 +25,16 @@ CONTRACTS: dict[str, tuple[str, str]] = {
         "40 epochs, batch 64, Nesterov SGD 0.1 dropped at 14/24/35, decay 5e-4, no augmentation",
         "a recipe of this project for the embedded digits",
     ),
+    "digits-cnn30": (
+        "30 epochs, batch 64, momentum SGD 0.05 falling linearly to 0, decay 5e-4, no augmentation",
+        "a recipe of this project for triggers on the embedded digits, with the model convnet3",
+    ),
+    "potion-cifar": (
+        "41 epochs (4,000 steps on CIFAR-10), batch 512, momentum SGD 0.025 with a short warm-up and a linear fall to "
+        "a fifth, decay 5e-4, padded crops and flips",
+        "Goel et al. (TMLR 2024) and Schoepf et al., Potion (2024), by their code, with the model resnet9-celu; the "
+        "code trains in half precision",
+    ),
 }
 
 CONTRACT_NAMES: tuple[str, ...] = tuple(CONTRACTS)
