@@ -1,93 +1,148 @@
-"""Nodes in processes of their own: one dies by SIGKILL in the middle of a frame, one is stopped, one talks garbage."""
+"""Real processes, real sockets: a run as a user starts it, and nodes that are killed with -9 and come back."""
 
-import asyncio
-import contextlib
 import json
-import resource
+import os
 import signal
-import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from grpc_cluster import PATIENCE, run, transports, until
+import torch
+from cluster_kit import nodes
 
-from mithridate.byzantine.identity import make_keys
-from mithridate.byzantine.messages import Expected, Frame, Schema
-from mithridate.byzantine.transport._base import Limits
+from mithridate.byzantine.cluster import ClusterConfig, build_cluster, load_cluster
+from mithridate.byzantine.local import Child, run_local, settle, spawn_node
+from mithridate.byzantine.summary import split_of, write_report
+from mithridate.data.sources import DataSet, load
+from mithridate.report.schema import validate
 
-NODE = Path(__file__).with_name("grpc_node.py")
-NUMEL, ROUNDS, QUORUM = 50_000, 15, 3
-LIMITS = Limits(message_bytes=16_384, stall_seconds=2.0, backoff_seconds=0.2)
+pytestmark = pytest.mark.slow
+PATIENCE = 240.0
 
 
-@contextlib.asynccontextmanager
-async def process(plan: Path, me: int, mode: str):
-    """A node's process and the address that it listens on; ended by its id."""
-    pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, str(NODE), str(plan), str(me), mode, stdin=pipe, stdout=pipe
+@pytest.fixture(scope="module")
+def data() -> DataSet:
+    torch.set_num_threads(1)
+    return load("digits")
+
+
+def cluster_of(protocol: str, listed: list[dict[str, Any]], steps: int, **values: Any) -> ClusterConfig:
+    training = {"steps": steps, "evaluate_every": 10}
+    deadlines = {"start": PATIENCE, "round": PATIENCE}
+    return build_cluster(
+        {"protocol": protocol, "nodes": listed, "training": training, "deadlines": deadlines, **values}, {}
     )
-    assert child.stdout is not None
-    try:
-        async with asyncio.timeout(PATIENCE):
-            word, address = (await child.stdout.readline()).decode().split()
-        assert word == "up"
-        yield child, address
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.wait()
 
 
-def memory() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def events(folder: Path, node: int) -> list[dict[str, Any]]:
+    path = folder / "nodes" / f"node-{node}" / "events.jsonl"
+    if not path.is_file():
+        return []
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
 
 
-@pytest.mark.slow
-def test_a_quorum_is_reached_whatever_becomes_of_the_other_processes(tmp_path):
-    folder, plan = tmp_path / "keys", tmp_path / "plan.json"
-    pins = make_keys(folder, range(6))
-    facts = {"folder": str(folder), "pins": pins, "numel": NUMEL, "rounds": ROUNDS, "quorum": QUORUM, "stall": 2.0}
-    plan.write_text(json.dumps({**facts, "deadline": PATIENCE, "message_bytes": LIMITS.message_bytes}))
-    schema = Schema(kinds={"vector": Expected(dtype="float32", numel=NUMEL)})
+def wait_for(what: Any) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, "waited for too long"
+        time.sleep(0.05)
 
-    async def work():
-        async with contextlib.AsyncExitStack() as stack:
-            modes = {2: "honest", 3: "halfway", 4: "honest", 5: "garbage"}
-            opened = [stack.enter_async_context(process(plan, node, mode)) for node, mode in modes.items()]
-            children = dict(zip(modes, await asyncio.gather(*opened), strict=True))
-            extra = {node: address for node, (_, address) in children.items()}
-            up = await stack.enter_async_context(
-                transports(folder, pins, [0, 1], schema=schema, limits=LIMITS, extra=extra)
-            )
-            addresses = extra | {node: transport.address for node, transport in up.items()}
-            children[4][0].send_signal(signal.SIGSTOP)
-            for node in (2, 3, 5):
-                children[node][0].stdin.write(json.dumps(addresses).encode() + b"\n")
-            # Killed while a frame of it is half here, and the memory for all of it is taken.
-            await until(lambda: 3 in up[0]._streams and up[0]._streams[3].reader.reserved == 4 * NUMEL)
-            children[3][0].kill()
-            await children[3][0].wait()
-            before = memory()
 
-            async def node(me: int) -> None:
-                for number in range(ROUNDS):
-                    own = Frame("vector", number, 0, me, np.full(NUMEL, me, np.float32))
-                    await up[me].broadcast(own)
-                    found = await up[me].collect(
-                        "vector", number, 0, of=range(6), quorum=QUORUM, deadline=PATIENCE, own=own
-                    )
-                    assert set(found.frames) == {0, 1, 2}
-                    assert all((frame.array() == sender).all() for sender, frame in found.frames.items())
+class Cluster:
+    """Forked nodes of a settled cluster."""
 
-            await asyncio.gather(node(0), node(1))
-            async with asyncio.timeout(PATIENCE):
-                assert (await children[2][0].stdout.readline()).strip() == b"done"
-            assert memory() - before < 64 << 20
-            await until(lambda: 3 not in up[0]._streams)
-            assert up[0].stats[5].rejected.total() > 0
-            assert up[0].stats[3].received_frames == up[0].stats[4].received_frames == 0
-            children[4][0].send_signal(signal.SIGCONT)
+    def __init__(self, cluster: ClusterConfig, folder: Path, data: DataSet) -> None:
+        self.cluster, self.folder, self.data = settle(cluster, folder), folder, data
+        self.children: dict[int, Child] = {}
 
-    run(work)
+    def start(self, node: int) -> None:
+        self.children[node] = spawn_node(self.cluster, node, self.folder, self.data)
+
+    def kill(self, node: int) -> None:
+        child = self.children.pop(node)
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
+        os.close(child.pipe)
+
+    def reached(self, node: int, step: int, *, since: int = 0) -> bool:
+        starts = 0
+        for event in events(self.folder, node):
+            starts += event["event"] == "start"
+            if starts > since and event["event"] == "step" and event["step"] >= step:
+                return True
+        return False
+
+    def result(self, node: int) -> Path:
+        return self.folder / "nodes" / f"node-{node}" / "result.json"
+
+
+@pytest.fixture
+def started(request: pytest.FixtureRequest, tmp_path: Path, data: DataSet) -> Iterator[Cluster]:
+    cluster = Cluster(request.param, tmp_path / "run", data)
+    for node in request.param.nodes:
+        cluster.start(node.id)
+    yield cluster
+    for node in list(cluster.children):
+        cluster.kill(node)
+
+
+SSMW = cluster_of("ssmw", nodes(servers=1, workers=4), 60, rule="mda", checkpoint_every=5)
+MSMW = cluster_of("msmw", nodes(servers=5, workers=4), 50, rule="mda", checkpoint_every=5)
+
+
+@pytest.mark.parametrize("started", [SSMW], indirect=True)
+def test_a_killed_worker_and_then_the_killed_server_come_back(started: Cluster) -> None:
+    wait_for(lambda: started.reached(2, 10))
+    started.kill(2)
+    started.start(2)
+    wait_for(lambda: started.reached(2, 12, since=1))
+    wait_for(lambda: started.reached(0, 15))
+    started.kill(0)
+    started.start(0)
+    wait_for(lambda: started.result(0).is_file())
+    record = json.loads(started.result(0).read_text(encoding="utf-8"))
+    assert record["starts"] == 2
+    assert record["step"] == 60
+    assert record["correct"] / record["tested"] > 0.85
+    assert record["meter"]["steps"] < 55, "it went on from a checkpoint"
+
+
+@pytest.mark.parametrize("started", [MSMW], indirect=True)
+def test_a_killed_replica_and_a_killed_worker_take_part_again(started: Cluster) -> None:
+    wait_for(lambda: started.reached(1, 8) and started.reached(6, 8))
+    started.kill(1)
+    started.kill(6)
+    started.start(1)
+    started.start(6)
+    for server in range(5):
+        wait_for(lambda server=server: started.result(server).is_file())
+    back = [event for event in events(started.folder, 1) if event["event"] == "rejoined"]
+    assert len(back) == 1
+    assert back[0]["step"] >= 8
+    models = {server: json.loads(started.result(server).read_text(encoding="utf-8")) for server in range(5)}
+    assert all(model["correct"] / model["tested"] > 0.85 for model in models.values())
+    assert models[1]["starts"] == 2
+
+
+def test_a_run_on_this_machine_ends_with_a_report(tmp_path: Path) -> None:
+    behaviour = {"name": "alie", "options": {"z": 1.5}}
+    listed = nodes(servers=1, workers=5, bad={5: behaviour})
+    cluster = cluster_of("ssmw", listed, 30, rule="median", omniscient=True)
+    finished = run_local(cluster, tmp_path)
+    assert [step for step, _ in finished.curve] == [10, 20, 30]
+    assert finished.curve[-1][1] > 0.8
+    assert set(finished.records) >= {0}
+    split = split_of(finished.cluster, finished.records)
+    assert split["step"] == pytest.approx(
+        sum(split[part] for part in ("gradient", "communication", "aggregation", "evaluation"))
+    )
+    document = write_report(finished, command="mithridate byzantine local", gate="clean_accuracy>0.5")
+    report = validate(document)
+    assert report.verdict.status == "pass"
+    assert report.tables[0].title == "Accuracy on the test set"
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("<table") >= 3
+    assert load_cluster(tmp_path / "cluster.yaml").node(5).behaviour is not None
+    assert oct((tmp_path / "keys" / "node-0.key").stat().st_mode & 0o777) == "0o600"

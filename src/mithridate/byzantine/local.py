@@ -35,7 +35,15 @@ _GRACE_SECONDS = 5.0
 
 
 @dataclass
-class _Child:
+class Child:
+    """A node's process, and what is known of it.
+
+    Attributes:
+        node: Its number in the cluster.
+        pid: Its process; 0 once it has been waited for.
+        pipe: Where its events are read.
+    """
+
     node: int
     pid: int
     pipe: int
@@ -126,7 +134,7 @@ def run_local(cluster: ClusterConfig, folder: Path, *, progress: Progress | None
     events = EventLog(folder / "events.jsonl")
     events.write({"event": "start", "nodes": len(settled.nodes)})
     begun = time.monotonic()
-    children = [_spawn(settled, node.id, folder, data) for node in settled.nodes]
+    children = [spawn_node(settled, node.id, folder, data) for node in settled.nodes]
     watch = _Watch(settled, children, progress, events)
     try:
         watch.run()
@@ -148,7 +156,7 @@ def run_local(cluster: ClusterConfig, folder: Path, *, progress: Progress | None
 class _Watch:
     """Reads what the children tell, shows it, and knows when it is over."""
 
-    def __init__(self, cluster: ClusterConfig, children: list[_Child], progress: Progress, events: EventLog) -> None:
+    def __init__(self, cluster: ClusterConfig, children: list[Child], progress: Progress, events: EventLog) -> None:
         self.children, self.progress, self.events = children, progress, events
         self.steps = cluster.training.steps
         holding = ("server", "peer")
@@ -166,7 +174,7 @@ class _Watch:
             selector.register(each.pipe, selectors.EVENT_READ, each)
         while not all(child.ended for child in self.children if child.node in self.judged):
             for key, _ in selector.select(timeout=60):
-                child: _Child = key.data
+                child: Child = key.data
                 if not self._read(child):
                     selector.unregister(child.pipe)
                     self._gone(child)
@@ -178,14 +186,14 @@ class _Watch:
             rates = list(self.measured[step].values())
             yield step, sum(rates) / len(rates)
 
-    def _read(self, child: _Child) -> bool:
+    def _read(self, child: Child) -> bool:
         data = os.read(child.pipe, 1 << 16)
         *lines, child.unread = (child.unread + data).split(b"\n")
         for line in lines:
             self._told(child, json.loads(line))
         return bool(data)
 
-    def _told(self, child: _Child, event: Mapping[str, Any]) -> None:
+    def _told(self, child: Child, event: Mapping[str, Any]) -> None:
         kind = event["event"]
         if kind == "step":
             self._step(child, event)
@@ -196,7 +204,7 @@ class _Watch:
         elif kind == "rejoined":
             self.events.write({"event": "rejoined", "node": child.node, "step": event["step"]})
 
-    def _step(self, child: _Child, event: Mapping[str, Any]) -> None:
+    def _step(self, child: Child, event: Mapping[str, Any]) -> None:
         child.step, child.late = event["step"], list(event["late"])
         if child.node not in self.judged:
             return
@@ -209,13 +217,13 @@ class _Watch:
             self.progress.advance(slowest - self.shown, self._words(child))
             self.shown = slowest
 
-    def _words(self, child: _Child) -> str:
+    def _words(self, child: Child) -> str:
         rates = [other.accuracy for other in self.children if other.accuracy is not None]
         accuracy = f"accuracy {sum(rates) / len(rates):.3f}" if rates else "accuracy not measured yet"
         late = ", ".join(map(str, child.late)) or "nobody"
         return f"{accuracy}; late most often: {late}"
 
-    def _gone(self, child: _Child) -> None:
+    def _gone(self, child: Child) -> None:
         """Deal with a child whose pipe has closed: an attacker may die, an honest node must not."""
         _, status = os.waitpid(child.pid, 0)
         child.status, child.pid = status, 0
@@ -237,7 +245,15 @@ class _Watch:
         )
 
 
-def _spawn(cluster: ClusterConfig, node: int, folder: Path, data: DataSet) -> _Child:
+def spawn_node(cluster: ClusterConfig, node: int, folder: Path, data: DataSet) -> Child:
+    """Fork a process that runs a node. Call it before anything in this process has started gRPC.
+
+    Args:
+        cluster: The settled cluster.
+        node: Which node.
+        folder: The run folder.
+        data: The data set, which the child inherits.
+    """
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -245,7 +261,7 @@ def _spawn(cluster: ClusterConfig, node: int, folder: Path, data: DataSet) -> _C
     pid = os.fork()
     if pid:
         os.close(write)
-        return _Child(node=node, pid=pid, pipe=read)
+        return Child(node=node, pid=pid, pipe=read)
     status = 1
     try:
         os.close(read)
@@ -294,7 +310,7 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _end(children: list[_Child]) -> None:
+def _end(children: list[Child]) -> None:
     """End the children that are left: a word first, then by force."""
     left = [child for child in children if child.pid]
     for child in left:
