@@ -17,7 +17,6 @@ from mithridate.evaluation.alignment import Probe, alignment, alignment_probe
 from mithridate.evaluation.outcome import judge
 from mithridate.models.weights import load_weights, save_weights
 from mithridate.numerics.shelf import FileShelf
-from mithridate.numerics.shelf import FileShelf
 from mithridate.training.contracts import augmentation
 from mithridate.training.loop import begin, steps
 from mithridate.training.plan import Plan
