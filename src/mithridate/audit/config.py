@@ -1,6 +1,6 @@
 """The configuration of an audit: one strict, typed YAML file; flags override scalars. No torch here.
 
-Values left out are filled from the data set (`DEFAULTS`), so that a resolved configuration is complete and runs again
+Values left out are filled from the data set (`defaults`), so that a resolved configuration is complete and runs again
 to the same bytes. The controls (no attack, noise of the same size, no defense) are in every grid whatever was asked.
 """
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -23,14 +22,18 @@ from pydantic import (
     model_validator,
 )
 
+from mithridate.audit.defaults import completed
 from mithridate.audit.names import (
     ATTACK_CONTROLS,
     ATTACKS,
     DEFENSE_CONTROLS,
     DEFENSES,
+    DRAWN,
+    TRIGGER,
     check_recipe,
     check_scenarios,
     names_one,
+    plants_trigger,
     scenario_count,
     scenario_source,
 )
@@ -43,14 +46,6 @@ from mithridate.core.units import Pixels, format_epsilon, parse_epsilon, parse_r
 from mithridate.core.verdicts import Gate
 from mithridate.data.names import check_source
 from mithridate.models.names import check_name
-
-DEFAULTS: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
-    {
-        "digits": {"model": "mlp", "recipe": "digits-mlp40", "budget": 0.06, "epsilon": 0.5},
-        "": {"model": "resnet18", "recipe": "paper-wb40", "budget": 0.01, "epsilon": "16/255"},
-    }
-)
-"""What is used for a data set when the configuration does not say; the empty name stands for all others."""
 
 
 def _checked(check: Callable[[str], None]) -> AfterValidator:
@@ -142,7 +137,7 @@ class RecipeOptions(_Section):
     lr: float | None = Field(default=None, gt=0, le=1000)
     """base (or peak) step size"""
     augment: bool | None = None
-    """false trains without shifts and flips; true adds one-pixel shifts to digits-mlp40"""
+    """false trains without shifts and flips; true adds one-pixel shifts to the digits-* contracts"""
     pretrained: str | None = None
     """safetensors file of weights to begin from; transfer contracts need it"""
 
@@ -151,19 +146,23 @@ class ScenarioSection(_Section):
     """What the attacker wants, how often, and whose images may be poisoned."""
 
     source: Annotated[str, AfterValidator(scenario_source), _checked(check_scenarios)] = "random"
-    """random, or a published list: witches-brew-10, toxic-c10-scratch, ...; LIST:KEY takes one of its scenarios"""
+    """random, or a published list: witches-brew-10, toxic-c10-scratch, ...; LIST:KEY takes one of its scenarios;
+    trigger (the default for attacks that plant one), where scenario k wants class k, and trigger:CLASS is one"""
     count: int | None = Field(default=8, ge=1, le=100_000)
-    """number of targets; null takes all of a published list; 1 where the source is a single scenario"""
-    threat: Literal["single-class", "third-party", "self-betrayal", "random-subset"] = "single-class"
-    """class of the poisons: the wanted one, a third one, the target's own, or any"""
+    """number of targets; null takes all of a published list; 1 where the source is a single scenario, or trigger"""
+    threat: Literal["single-class", "third-party", "self-betrayal", "other-classes", "random-subset"] = "single-class"
+    """class of the poisons: the wanted one, a third one, the target's own, any but the wanted one (the default for
+    trigger), or any"""
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping) or "count" in value:
+        if not isinstance(value, Mapping) or not isinstance(value.get("source"), str):
             return value
-        source = value.get("source")
-        return {**value, "count": 1} if isinstance(source, str) and names_one(scenario_source(source)) else value
+        source = scenario_source(value["source"])
+        if source.partition(":")[0] == TRIGGER:
+            return {"count": 1, "threat": "other-classes", **value}
+        return {"count": 1, **value} if names_one(source) else value
 
     @model_validator(mode="after")
     def _count_fits(self) -> "ScenarioSection":
@@ -174,9 +173,9 @@ class ScenarioSection(_Section):
                     f"source {self.source!r} is one scenario, and count is {self.count}",
                     hint="set count (--targets) to 1 or leave it out; for several targets name a whole list",
                 )
-        elif self.source == "random":
+        elif self.source in DRAWN:
             if self.count is None:
-                raise ValueError("count must be a number for source 'random'; null takes all of a published list")
+                raise ValueError(f"count must be a number for source {self.source!r}; null takes all of a list")
         elif self.count is not None and self.count > (most := scenario_count(self.source)):
             raise Misuse(
                 "MTH-0308",
@@ -295,10 +294,29 @@ class AuditConfig(_Section):
     def _fill(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        data = value.get("data")
-        source = data.get("source", "digits") if isinstance(data, Mapping) else "digits"
-        defaults = DEFAULTS.get(source, DEFAULTS[""]) if isinstance(source, str) else DEFAULTS[""]
-        return {**defaults, **value}
+        return completed(value)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "AuditConfig":
+        """Attacks that plant triggers and attacks on targets succeed in different ways and are audited apart."""
+        wrong = [
+            method.name
+            for method in self.attacks
+            if method.name not in ATTACK_CONTROLS and plants_trigger(method.name) != self.triggered
+        ]
+        if wrong:
+            what = "plants a trigger" if plants_trigger(wrong[0]) else "is aimed at targets"
+            raise Misuse(
+                "MTH-0335",
+                f"{wrong[0]} {what}, and scenarios.source is {self.scenarios.source!r}",
+                hint=f"leave out scenarios.source (--scenarios) and audit {wrong[0]} by itself",
+            )
+        return self
+
+    @property
+    def triggered(self) -> bool:
+        """Whether the audit is of attacks that plant a trigger."""
+        return self.scenarios.source.partition(":")[0] == TRIGGER
 
     @property
     def epsilon_px(self) -> Pixels:

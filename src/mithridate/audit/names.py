@@ -18,7 +18,16 @@ ATTACKS = Registry("mithridate.attacks", "attack", "mithridate.attacks")
 DEFENSES = Registry("mithridate.defenses", "defense", "mithridate.defenses")
 
 ATTACK_CONTROLS = ("none", "noise")
+TRIGGER = "trigger"
+"""The scenario source of attacks that plant a trigger; their modules say `SCENARIO = "trigger"`."""
+DRAWN = ("random", TRIGGER)
+"""Scenario sources that are no lists."""
 DEFENSE_CONTROLS = ("none",)
+
+
+def plants_trigger(attack: str) -> bool:
+    """Return whether an attack plants a trigger, by what its module says; an unknown attack does not."""
+    return attack in ATTACKS.names() and ATTACKS.constant(attack, "SCENARIO") == TRIGGER
 
 
 def scenario_lists() -> tuple[str, ...]:
@@ -52,33 +61,33 @@ def check_recipe(name: str) -> None:
 
 
 def names_one(source: str) -> bool:
-    """Return whether a scenario source is a single scenario: `LIST:KEY` or `random:NUMBER`."""
+    """Return whether a scenario source is a single scenario: `LIST:KEY`, `random:NUMBER` or `trigger:CLASS`."""
     return ":" in source
 
 
 def scenario_source(source: str) -> str:
     """Return a scenario source as it is written here: `LIST/KEY`, the name in reports, is `LIST:KEY`."""
     name, slash, key = source.partition("/")
-    return f"{name}:{key}" if slash and name in ("random", *scenario_lists()) else source
+    return f"{name}:{key}" if slash and name in (*DRAWN, *scenario_lists()) else source
 
 
 def check_scenarios(source: str) -> None:
-    """Check a scenario source: `random`, a shipped list, `LIST:KEY`, or `random:NUMBER`.
+    """Check a scenario source: `random`, `trigger`, a shipped list, `LIST:KEY`, `random:NUMBER` or `trigger:CLASS`.
 
     Raises:
         Misuse: MTH-0101 for an unknown list or key, MTH-0306 for a number that is none.
     """
     name, colon, key = source.partition(":")
-    if name == "random":
+    if name in DRAWN:
         if colon and not (key.isascii() and key.isdecimal() and len(key) <= 9):
             raise Misuse(
                 "MTH-0306",
-                f"a key of 'random' is a number from 0, got {key!r}",
-                hint="random:3 is the fourth of the scenarios that `random` draws",
+                f"a key of {name!r} is a number from 0, got {key!r}",
+                hint="random:3 is the fourth of the scenarios that `random` draws, trigger:3 wants class 3",
             )
         return
     if name not in scenario_lists():
-        raise unknown_name("scenario list", name, ("random", *scenario_lists()))
+        raise unknown_name("scenario list", name, (*DRAWN, *scenario_lists()))
     setups = scenario_list(name)["setups"]
     keys = tuple(str(setup[0]) for setup in setups) if isinstance(setups, list) else ()
     if colon and key not in keys:

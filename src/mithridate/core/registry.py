@@ -106,6 +106,25 @@ class Registry:
                 warnings.warn(str(error), RuntimeWarning, stacklevel=2)
         return tuple(found)
 
+    def constant(self, name: str, key: str) -> object:
+        """Return the literal that a method's module assigns to `key` at its top level, None if there is none.
+
+        The module is read, not imported.
+
+        Raises:
+            Misuse: MTH-0101 for an unknown name, MTH-0102 for a plugin whose module is not there.
+        """
+        if name in self._files:
+            return _constant(self._files[name].read_text(encoding="utf-8"), key)
+        point = self._plugin(name)
+        try:
+            spec = importlib.util.find_spec(point.module)
+        except ImportError as error:
+            raise self._broken(point, error) from error
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            return None
+        return _constant(Path(spec.origin).read_text(encoding="utf-8"), key)
+
     def load(self, name: str) -> type:
         """Import the module of a method and return its class.
 
@@ -180,6 +199,16 @@ def _plain(name: str) -> str:
 def _method(module: ModuleType) -> type:
     method: type = vars(module)["METHOD"]
     return method
+
+
+def _constant(text: str, key: str) -> object:
+    for statement in ast.parse(text).body:
+        named = isinstance(statement, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == key for target in statement.targets
+        )
+        if named and isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+            return statement.value.value
+    return None
 
 
 def _registers(text: str) -> bool:
