@@ -130,7 +130,8 @@ def test_two_nodes_do_not_share_a_place_and_roles_follow_the_protocol() -> None:
     with pytest.raises(Misuse, match="node 0 is a server, and p2p has peer nodes only"):
         cluster(protocol="p2p")
     with pytest.raises(Misuse, match="nodes listen on loopback unless told otherwise"):
-        cluster(nodes=[{"id": 0, "role": "server", "address": "10.0.0.1:5"}])
+        far = {"id": 1, "role": "worker", "address": "10.0.0.1:5"}
+        cluster(nodes=[{"id": 0, "role": "server", "address": "127.0.0.1:5"}, far])
 
 
 def test_all_problems_of_a_file_are_named_at_once_with_their_lines(tmp_path: Path) -> None:

@@ -217,7 +217,10 @@ def local(
     if result.dry_run:
         from mithridate.byzantine.cluster import dump
 
-        session.result(json.loads(cluster.model_dump_json()), dump(cluster))
+        if session.json:
+            session.result(json.loads(cluster.model_dump_json()))
+        else:
+            session.text(dump(cluster))
         return
     from mithridate.cli.audit import RUNS, typed
 
