@@ -851,6 +851,47 @@ CODES: dict[str, Explanation] = {
         "statistics, which normalises by the batch.",
         "Use a network with running statistics, or importance_batch, which takes gradients of whole batches.",
     ),
+    # 084x healers that train
+    "MTH-0840": Explanation(
+        "how the model was trained is not known",
+        "The method trains again as it was done the first time, and no plan of that training was given.",
+        "Give `training=`, the plan of a recipe with the data; or choose fine-tune, or xlf, which need none.",
+    ),
+    "MTH-0841": Explanation(
+        "no batch normalisation",
+        "The method works on the weights of batch normalisation, and the model has none.",
+        "Choose fine-pruning, nad, i-bau, or xlf, which need none.",
+    ),
+    "MTH-0842": Explanation(
+        "no convolution",
+        "The method works on the channels of convolutions, and the model has none.",
+        "Choose fine-tune, i-bau, or xlf, which need none.",
+    ),
+    "MTH-0843": Explanation(
+        "a healer's training diverged",
+        "The loss is no longer finite: the step is too large for this network.",
+        "Lower `lr`, or raise `batch`.",
+    ),
+    "MTH-0844": Explanation(
+        "nothing is left to train on",
+        "Without the suspects, or with the poison isolated, too few examples remain.",
+        "Give more data, or fewer suspects.",
+    ),
+    "MTH-0845": Explanation(
+        "fewer layers than asked for",
+        "The last k layers are to be trained, and the model has fewer than k with weights.",
+        "Lower `layers`, or leave it out.",
+    ),
+    "MTH-0846": Explanation(
+        "the plan builds another network",
+        "The plan of the training and the model that is to be healed have tensors of other names or shapes.",
+        "Give the plan with which this model was trained.",
+    ),
+    "MTH-0847": Explanation(
+        "too few classes for an anomaly",
+        "A trigger is told by being smaller than those of the other classes, and there are fewer than three of them.",
+        "Reconstruct the trigger for the class in question with `reconstruct(..., classes=[k])`.",
+    ),
     # 086x detection
     "MTH-0860": Explanation(
         "nothing to scan",
