@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,17 +29,23 @@ class Watch:
     Args:
         data: What is watched.
         truth: The labels of the data, or the given model's predictions where there are none.
-        before: How many of them the given model has right.
+        right: Which of them the given model has right.
         budget: The largest drop that is allowed, a share.
+        trusted: Whether the data hold no poison.
         enabled: False measures, and lets everything pass.
     """
 
     data: Examples
     truth: Int64[Tensor, " n"]
-    before: int
+    right: Bool[Tensor, " n"]
     budget: float
     trusted: bool
     enabled: bool
+
+    @property
+    def before(self) -> int:
+        """How many of the examples the given model has right."""
+        return int(self.right.sum())
 
     def hits(self, model: nn.Module) -> Bool[Tensor, " n"]:
         """Return which of the watched examples a model has right."""
@@ -75,6 +81,10 @@ class Session:
     suspects_before: float
     began: float
     warnings: list[str] = field(default_factory=list)
+
+    def fresh(self) -> nn.Module:
+        """Return another copy of the given model, in evaluation mode."""
+        return copy.deepcopy(self.original).eval()
 
     def warn(self, text: str) -> None:
         """Add a warning to the report, once."""
@@ -136,7 +146,7 @@ def begin_watch(kit: HealKit, num_classes: int, *, seed: int) -> Watch:
     return Watch(
         data=data,
         truth=truth,
-        before=int((found == truth).sum()),
+        right=found == truth,
         budget=budget,
         trusted=trusted,
         enabled=guard is not None,
@@ -164,8 +174,8 @@ def finish(
     """
     kit, watch = session.kit, session.watch
     undo = Undo.between(session.original, model)
-    hits, was = watch.hits(model), watch.hits(session.original)
-    changes = _class_changes(watch.truth, was, hits, kit.suspects.classes)
+    hits = watch.hits(model)
+    changes = _class_changes(watch.truth, watch.right, hits, kit.suspects.classes)
     for name, change in changes.items():
         if change <= -COLLAPSE:
             session.warn(f"class {name} lost {-change:.0%} of its accuracy on the guard's data: it may have collapsed")
@@ -276,7 +286,7 @@ def _class_changes(
     truth: Int64[Tensor, " n"], was: Bool[Tensor, " n"], now: Bool[Tensor, " n"], classes: Sequence[str]
 ) -> dict[str, float]:
     changes = {}
-    for label in truth.unique().tolist():
+    for label in torch.bincount(truth.clamp(min=0)).nonzero().flatten().tolist():
         of = truth == label
         name = classes[label] if label < len(classes) else str(label)
         changes[name] = (int(now[of].sum()) - int(was[of].sum())) / int(of.sum())
@@ -284,8 +294,6 @@ def _class_changes(
 
 
 def _moved(kit: HealKit, device: torch.device) -> HealKit:
-    from dataclasses import replace
-
     guard = kit.guard
     if guard is not None and guard.data is not None:
         guard = replace(guard, data=guard.data.to(device))

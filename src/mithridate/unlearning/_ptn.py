@@ -58,6 +58,11 @@ class AbstractImportanceHealer(AbstractHealer, ABC):
         return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
 
+def work_of(healer: AbstractImportanceHealer, session: Session, seed: int) -> Desk:
+    """Return the desk of a healer's work."""
+    return desk(session, healer.label(), asdict(healer), seed)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AbstractTriggerNeutraliser(AbstractImportanceHealer, ABC):
     """The search, with one of the importances."""
@@ -75,7 +80,7 @@ class AbstractTriggerNeutraliser(AbstractImportanceHealer, ABC):
         session = self.begin(kit, seed=seed)
         if session.suspects_before <= self.rho:
             return _nothing_to_heal(session, self)
-        work = desk(session, self.label(), asdict(self), seed)
+        work = work_of(self, session, seed)
         path = self.path(session, work, seed=seed)
         trail = self._search(session, path, work)
         watch = session.watch
