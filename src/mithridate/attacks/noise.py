@@ -2,8 +2,9 @@
 
     x_i' = clamp( x_i + epsilon s_i ),   s_i uniform in {-1, +1} for every pixel and channel
 
-Where a trigger is planted, the poisons get the labels that the attack gives them, and at most 1/4 of noise: epsilon is
-1 there, at which nothing would be left of the images. What is controlled for is the wrong labels.
+Where a trigger is planted, the noise is in the labels: the poisons get those that the attack gives them, and their
+images stay as they are. Noise in the images as well would be a trigger itself: on digits, whose corners are black, sign
+noise of 1/4 taught a network to see the wanted class in 265 of 329 images with a white patch.
 
 Paper    the control of Geiping et al., Witches' Brew (ICLR 2021), and of every audit here; sign noise is the corner of
          the ball, the largest noise that the bound allows.
@@ -19,8 +20,6 @@ from mithridate.data.packs import PoisonPack, make_pack
 from mithridate.data.scenarios import Scenario
 from mithridate.numerics.ball import quantise
 from mithridate.numerics.rng import generator
-
-_MOST_BESIDE_TRIGGERS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class Noise(AbstractAttack):
         epsilon = float(scenario.epsilon)
         labels = None
         if scenario.triggered:
-            epsilon = min(epsilon, _MOST_BESIDE_TRIGGERS)
+            epsilon = 0.0
             labels = torch.full_like(ids, scenario.adversarial_class)
         images = quantise(base, epsilon * signs.double(), epsilon)
         config = asdict(self)

@@ -66,9 +66,13 @@ class Assembly:
         return next(scenario for scenario in self.scenarios if job_key(scenario) == key)
 
     def jobs(self) -> list[Job]:
-        """Return every job, those that others wait for first."""
+        """Return every job, those that others wait for first.
+
+        Clean victims are judged under the triggers of all attacks, which are in their packs.
+        """
+        planted = tuple(job.name for job in self.crafting_jobs() if job.name.startswith("craft/"))
         clean = [
-            Job(f"victim/none/{defense}/{number}")
+            Job(f"victim/none/{defense}/{number}", planted if self.config.triggered else ())
             for defense in self.defenses
             for number in range(self.num_clean_victims)
         ]

@@ -9,11 +9,15 @@ from torch import nn
 
 from mithridate.attacks._base import AttackKit
 from mithridate.audit.assembly import Assembly, defended, diagnosed, job_key, pack_path
+from mithridate.audit.names import ATTACK_CONTROLS
+from mithridate.audit.tally import packed
+from mithridate.core.errors import BadArtefact
 from mithridate.core.pool import Tell
 from mithridate.core.seeds import address
 from mithridate.data.packs import PoisonPack
 from mithridate.data.scenarios import Scenario
 from mithridate.evaluation.alignment import Probe, alignment, alignment_probe
+from mithridate.evaluation.backdoor import triggered_hits
 from mithridate.evaluation.outcome import judge
 from mithridate.models.weights import load_weights, save_weights
 from mithridate.numerics.shelf import FileShelf
@@ -96,14 +100,40 @@ class Worker:
         seed = address(assembly.config.seed, "victim", who, number)
         plan = assembly.plan if pack is None else assembly.plan.poisoned(pack)
         probes = {}
-        if assembly.config.alignment and number == 0:
+        if assembly.config.alignment and number == 0 and not assembly.config.triggered:
             probes = {s.name: alignment_probe(plan.data, assembly.data.test, s) for s in scenarios}
         chosen = assembly.defenses[defense]
         plan = defended(chosen, plan, seed=address(seed, "defense", defense), tell=tell)
         run, losses, traces = _trained(plan, seed, probes, tell)
         outcome = judge(run.net.module, assembly.data.test, scenarios)
         record = {**outcome.to_record(), "losses": losses, "alignment": traces, "seed": seed}
+        if assembly.config.triggered:
+            label = name.split("/")[1]
+            record["triggered"] = [
+                self._before_trigger(run.net.module, other, scenario)
+                for other in ([label] if label not in ATTACK_CONTROLS else assembly.attacks)
+                if other not in ATTACK_CONTROLS
+                for scenario in scenarios
+            ]
         return {**record, **diagnosed(chosen, run.states)}
+
+    def _before_trigger(self, net: nn.Module, label: str, scenario: Scenario) -> Result:
+        """Return what a network makes of the trigger that an attack plants."""
+        trigger = self._pack(label, scenario).trigger
+        if trigger is None:
+            raise BadArtefact(
+                "MTH-0332",
+                f"the pack of {label} for scenario {scenario.name!r} has no trigger",
+                hint="an attack whose module says SCENARIO = 'trigger' returns packs made with `with_trigger`",
+            )
+        found = triggered_hits(net, self.assembly.data.test, trigger, scenario.adversarial_class)
+        return {
+            "attack": label,
+            "scenario": scenario.name,
+            "images": len(found.rows),
+            "hits": packed(found.hit.tolist()),
+            "healed": int(found.healed.sum()),
+        }
 
     def _pack(self, label: str, scenario: Scenario) -> PoisonPack:
         return PoisonPack.load(pack_path(self.assembly.folder, label, scenario))

@@ -14,8 +14,9 @@ from mithridate.core.seeds import address
 from mithridate.data.packs import PoisonPack
 from mithridate.data.scenarios import Scenario
 from mithridate.data.sources import load
+from mithridate.evaluation.backdoor import judge_backdoor
 from mithridate.evaluation.outcome import judge
-from mithridate.models.weights import save_weights
+from mithridate.models.saved import Description, save_model
 from mithridate.training import checkpoint
 from mithridate.training.contracts import Options, contract
 from mithridate.training.loop import begin, steps
@@ -39,8 +40,8 @@ def run_training(
     options = Options(**overrides, precision=config.precision, device=config.device)
     plan = contract(config.recipe, data, config.model, options)
     scenarios: Sequence[Scenario] = ()
-    if pack is not None:
-        poisons = PoisonPack.load(pack)
+    poisons = None if pack is None else PoisonPack.load(pack)
+    if poisons is not None:
         plan, scenarios = plan.poisoned(poisons), (poisons.scenario,)
     chosen = next((method for method in config.defenses if method.name != "none"), None)
     seed = address(config.seed, "victim")
@@ -63,9 +64,12 @@ def run_training(
         progress.advance(1, f"loss {loss:.4f}")
     progress.close()
     net = run.net.module.eval()
-    with disk_errors(folder):
-        save_weights(net, folder / "model.safetensors")
+    read = config.data.model_dump(mode="json")
+    save_model(net, Description(spec=plan.model, classes=data.train.classes, data=read), folder)
     outcome = judge(net, data.test, scenarios)
+    before = None
+    if poisons is not None and poisons.trigger is not None:
+        before = judge_backdoor(net, data.test, poisons.trigger, poisons.scenario.adversarial_class).attack
     document = {
         "weights": str(folder / "model.safetensors"),
         "clean_accuracy": outcome.correct / outcome.tested,
@@ -73,8 +77,8 @@ def run_training(
         "epochs": plan.epochs,
         "last_epoch_loss": loss,
         "seconds": round(time.monotonic() - begun, 1),
-        "targets_hit": sum(target.hit for target in outcome.targets),
-        "targets": len(outcome.targets),
+        "targets_hit": sum(target.hit for target in outcome.targets) if before is None else before.successes,
+        "targets": len(outcome.targets) if before is None else before.trials,
         **diagnosed(built, run.states),
     }
     write_atomic(folder / "report.json", as_json(document))

@@ -9,6 +9,7 @@ import torch
 
 from mithridate.audit.assembly import Assembly, job_key, pack_path
 from mithridate.audit.config import AuditConfig
+from mithridate.audit.names import ATTACK_CONTROLS
 from mithridate.audit.tally import Records, Tally, cells, comparisons, tallies, traces
 from mithridate.audit.verdict import verdict
 from mithridate.core.environment import environment
@@ -38,7 +39,10 @@ def summarise(assembly: Assembly, records: Records, *, command: str) -> Document
         "setting": _setting(assembly),
         "cells": cells(grid, config.scenarios.source),
         "comparisons": tests,
-        "targets": [row for tally in grid.values() for row in _target_rows(assembly, tally, records)],
+        "tables": [_by_class(assembly, grid)] if config.triggered else [],
+        "targets": []
+        if config.triggered
+        else [row for tally in grid.values() for row in _target_rows(assembly, tally, records)],
         "alignment": traces(grid),
         **_pictures(assembly),
         "crafting": _crafting(records),
@@ -60,8 +64,6 @@ def _percent(share: float) -> str:
 def _setting(assembly: Assembly) -> list[list[Any]]:
     config, train = assembly.config, assembly.data.train
     count = len(set(assembly.scenarios[0].poison_ids))
-    poisoned_class = int(train.labels[assembly.scenarios[0].poison_ids[0]])
-    of_class = count / len(train.rows_of_class(poisoned_class))
     attacks = ", ".join(f"{method.name} {_options(method.options)}".strip() for method in config.attacks)
     defenses = ", ".join(f"{method.name} {_options(method.options)}".strip() for method in config.defenses)
     return [
@@ -71,17 +73,67 @@ def _setting(assembly: Assembly) -> list[list[Any]]:
         ["recipe", f"{config.recipe}: {CONTRACTS[config.recipe][0]}"],
         ["recipe changes", _changes(config)],
         ["precision", config.precision],
-        [
-            "targets",
-            f"{len(assembly.scenarios)} from {config.scenarios.source}, threat model {config.scenarios.threat}",
-        ],
-        ["budget", f"{count} images: {_percent(config.budget)} of the set, {_percent(of_class)} of the poisoned class"],
+        ["targets", _aims(assembly)],
+        ["budget", f"{count} images: {_percent(config.budget)} of the set, {_classes_poisoned(assembly)}"],
         ["epsilon", f"{config.epsilon} in every pixel, measured on exported 8-bit images"],
         ["attacks", attacks],
         ["defenses", defenses],
         ["victims", f"{config.victims} a target; {assembly.num_clean_victims} clean victims judged on every target"],
         ["surrogates", ", ".join(plan.model.name for plan in assembly.surrogates) or "none"],
         ["seed", config.seed],
+    ]
+
+
+def _aims(assembly: Assembly) -> str:
+    """Say what the attacker wants, and how often."""
+    config, number = assembly.config, len(assembly.scenarios)
+    if not config.triggered:
+        return f"{number} from {config.scenarios.source}, threat model {config.scenarios.threat}"
+    classes = ", ".join(repr(assembly.data.test.classes[one.adversarial_class]) for one in assembly.scenarios)
+    return (
+        f"every test image of another class that carries the trigger, to be seen as {classes}; poisons from "
+        f"{config.scenarios.threat}"
+    )
+
+
+def _classes_poisoned(assembly: Assembly) -> str:
+    """Say which share of which classes the poisons of the first scenario are."""
+    train, scenario = assembly.data.train, assembly.scenarios[0]
+    labels = train.labels[torch.tensor(scenario.poison_ids, device=train.labels.device)]
+    found = sorted(set(labels.tolist()))
+    if len(found) > 1:
+        return f"from {len(found)} classes"
+    share = len(labels) / len(train.rows_of_class(int(found[0])))
+    return f"{_percent(share)} of the poisoned class"
+
+
+def _by_class(assembly: Assembly, grid: Mapping[tuple[str, str], Tally]) -> Document:
+    """Return how many triggered test images of each class were taken for the wanted one, over scenarios and victims."""
+    shown = {cell: tally for cell, tally in grid.items() if cell[0] not in ATTACK_CONTROLS}
+    labels = assembly.data.test.labels.tolist()
+    rows: list[list[Any]] = []
+    for label, name in enumerate(assembly.data.test.classes):
+        row: list[Any] = [name]
+        for (attack, _), tally in shown.items():
+            hits = [hit for one in assembly.scenarios for hit in _hits_of_class(tally, attack, one, (labels, label))]
+            row.append(f"{sum(hits)} of {len(hits)}" if hits else "target")
+        rows.append(row)
+    return {
+        "title": "Test images with the trigger that were taken for the wanted class, by what they are",
+        "columns": ["class", *(f"{attack}, {defense}" for attack, defense in shown)],
+        "rows": rows,
+        "note": "Images of the wanted class itself do not count.",
+    }
+
+
+def _hits_of_class(tally: Tally, attack: str, scenario: Scenario, wanted: tuple[list[int], int]) -> list[int]:
+    """Return the hits of all victims on the images of one class; hits lie in the order of the rows that count."""
+    counted = [label for label in wanted[0] if label != scenario.adversarial_class]
+    return [
+        hit
+        for place, label in enumerate(counted)
+        if label == wanted[1]
+        for hit in tally.hits[f"{attack} {scenario.name}", place]
     ]
 
 
@@ -106,7 +158,7 @@ def _target_rows(assembly: Assembly, tally: Tally, records: Records) -> list[Doc
             {
                 "scenario": scenario_name,
                 "target": target,
-                "target_class": classes[scenario.target_class],
+                "target_class": classes[scenario.targeted_class()],
                 "adversarial_class": classes[scenario.adversarial_class],
                 "attack": tally.attack,
                 "defense": tally.defense,
@@ -138,14 +190,11 @@ def _pictures(assembly: Assembly) -> dict[str, list[Document]]:
     """Return pictures of a few poisons of the first real attack, and of the targets that they are for."""
     attack = next((label for label in assembly.attacks if label != "noise"), None)
     chosen = assembly.scenarios[:_PICTURED_SCENARIOS] if attack else ()
-    poisons = [
-        picture
-        for scenario in chosen
-        for picture in _poison_pictures(
-            assembly, scenario, PoisonPack.load(pack_path(assembly.folder, str(attack), scenario))
-        )
-    ]
-    return {"pictures": poisons, "target_pictures": [_target_picture(assembly, scenario) for scenario in chosen]}
+    packs = [(scenario, PoisonPack.load(pack_path(assembly.folder, str(attack), scenario))) for scenario in chosen]
+    return {
+        "pictures": [picture for scenario, pack in packs for picture in _poison_pictures(assembly, scenario, pack)],
+        "target_pictures": [_target_picture(assembly, scenario, pack) for scenario, pack in packs],
+    }
 
 
 def _poison_pictures(assembly: Assembly, scenario: Scenario, pack: PoisonPack) -> list[Document]:
@@ -162,13 +211,17 @@ def _poison_pictures(assembly: Assembly, scenario: Scenario, pack: PoisonPack) -
     ]
 
 
-def _target_picture(assembly: Assembly, scenario: Scenario) -> Document:
+def _target_picture(assembly: Assembly, scenario: Scenario, pack: PoisonPack) -> Document:
+    """Return the picture of a target, or of the first test image that counts, with the trigger."""
     test = assembly.data.test
-    row = torch.tensor(scenario.targets[:1], device=test.labels.device)
+    row = torch.tensor(scenario.targets[:1], dtype=torch.int64, device=test.labels.device)
+    if scenario.triggered:
+        row = (test.labels != scenario.adversarial_class).nonzero()[:1, 0]
+    image = test.images.gather(row)
     return target_picture(
-        _pixels(test.images.gather(row)),
+        _pixels(image if pack.trigger is None else pack.trigger.stamp(image)),
         scenario=scenario.name,
-        actual=test.classes[scenario.target_class],
+        actual=test.classes[int(test.labels[row])],
         wanted=test.classes[scenario.adversarial_class],
     )
 

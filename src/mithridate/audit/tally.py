@@ -2,10 +2,13 @@
 
 A cell is an attack under a defense, pooled over the scenarios and victim seeds. Outcomes are nearly all-or-nothing per
 target, so targets are the sampling unit of every interval and test.
+
+Where attacks plant a trigger, the units are the test images that carry it; victims whose training differs are runs over
+the same images. Controls are asked about the trigger of every attack, and compared with an attack under its own.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -40,6 +43,22 @@ class Tally:
     chances: Mapping[tuple[str, int], tuple[float, ...]]
 
     @property
+    def triggered(self) -> bool:
+        """Whether the victims were asked about images with a trigger."""
+        return bool(self.victims) and "triggered" in self.victims[0].record
+
+    @property
+    def unit(self) -> str:
+        """What is hit or not, in the plural."""
+        return "images with its trigger" if self.triggered else "targets"
+
+    def against(self, attack: str) -> "Tally":
+        """Return what these victims did under the trigger of an attack; the same tally where there are targets."""
+        if not self.triggered:
+            return self
+        return replace(self, hits={key: hits for key, hits in self.hits.items() if key[0].startswith(f"{attack} ")})
+
+    @property
     def successes(self) -> int:
         """Hits over all targets and victims."""
         return sum(map(sum, self.hits.values()))
@@ -52,7 +71,14 @@ class Tally:
     def success(self) -> Rate:
         """Return the attack success rate, clustered by target."""
         per_target = list(self.hits.values())
+        if self.triggered:
+            runs = self._runs()
+            return repeated(runs, self.trials // len(runs))
         return clustered([sum(hits) for hits in per_target], [len(hits) for hits in per_target])
+
+    def _runs(self) -> list[int]:
+        """Return the hits of each number of victim over all scenarios."""
+        return [sum(hits) for hits in zip(*self.hits.values(), strict=True)]
 
     def accuracy(self) -> Rate:
         """Return the accuracy on the clean test images, which all victims share."""
@@ -75,7 +101,8 @@ def tallies(records: Records, attacks: Sequence[str], defenses: Sequence[str]) -
 
 
 def _tally(attack: str, defense: str, everyone: Iterable[Victim]) -> Tally:
-    chosen = tuple(victim for victim in everyone if (victim.attack, victim.defense) == (attack, defense))
+    ours = [victim for victim in everyone if (victim.attack, victim.defense) == (attack, defense)]
+    chosen = tuple(sorted(ours, key=lambda victim: victim.number))  # records come in the order in which jobs ended
     hits: dict[tuple[str, int], list[int]] = {}
     chances: dict[tuple[str, int], list[float]] = {}
     for victim in chosen:
@@ -83,6 +110,10 @@ def _tally(attack: str, defense: str, everyone: Iterable[Victim]) -> Tally:
             key = (target["scenario"], target["target"])
             hits.setdefault(key, []).append(int(target["hit"]))
             chances.setdefault(key, []).append(target["adversarial_probability"])
+        for asked in victim.record.get("triggered", ()):
+            name = f"{asked['attack']} {asked['scenario']}"
+            for place, hit in enumerate(unpacked(asked["hits"], asked["images"])):
+                hits.setdefault((name, place), []).append(hit)
     return Tally(
         attack,
         defense,
@@ -92,6 +123,16 @@ def _tally(attack: str, defense: str, everyone: Iterable[Victim]) -> Tally:
     )
 
 
+def packed(hits: Sequence[bool]) -> str:
+    """Return truth values as hexadecimal digits, four a digit."""
+    return format(int("1" + "".join("01"[hit] for hit in hits), 2), "x")
+
+
+def unpacked(text: str, count: int) -> list[int]:
+    """Return the ones and zeros that `packed` was given."""
+    return [int(bit) for bit in format(int(text, 16), "b")[1:]] if count else []
+
+
 def cells(grid: Mapping[tuple[str, str], Tally], scenario: str) -> list[dict[str, Any]]:
     """Return the cells of the report."""
     return [_cell(tally, scenario) for tally in grid.values()]
@@ -99,7 +140,7 @@ def cells(grid: Mapping[tuple[str, str], Tally], scenario: str) -> list[dict[str
 
 def _cell(tally: Tally, scenario: str) -> dict[str, Any]:
     success, accuracy = tally.success(), tally.accuracy()
-    single = all(len(hits) == 1 for hits in tally.hits.values())
+    method = "wilson" if all(len(hits) == 1 for hits in tally.hits.values()) else "clustered"
     return {
         "scenario": scenario,
         "attack": tally.attack,
@@ -109,7 +150,7 @@ def _cell(tally: Tally, scenario: str) -> dict[str, Any]:
         "successes": tally.successes,
         "attack_success_rate": success.point,
         "interval": [success.low, success.high],
-        "interval_method": "wilson" if single else "clustered",
+        "interval_method": "repeated" if tally.triggered and method != "wilson" else method,
         "clean_accuracy": accuracy.point,
         "clean_accuracy_interval": [accuracy.low, accuracy.high],
         "victims": len(tally.victims),
@@ -140,11 +181,14 @@ def comparisons(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
         if attack in ("none", "noise"):
             continue
         if defense != "none":
-            found += _greater(grid[attack, "none"], tally, f"{defense} saves targets from {attack}")
+            found += _greater(grid[attack, "none"], tally, f"{defense} saves {tally.unit} from {attack}")
             continue
-        for control, label in (("none", "no attack"), ("noise", "noise of the same size")):
+        noise = "the same labels without it" if tally.triggered else "noise of the same size"
+        for control, label in (("none", "no attack"), ("noise", noise)):
             if (control, "none") in grid:
-                found += _greater(tally, grid[control, "none"], f"{attack} hits more targets than {label}")
+                found += _greater(
+                    tally, grid[control, "none"].against(attack), f"{attack} hits more {tally.unit} than {label}"
+                )
     return found
 
 
@@ -153,14 +197,16 @@ def _greater(more: Tally, fewer: Tally, what: str) -> list[dict[str, Any]]:
     text = f"{what} ({k1} of {n1} against {k2} of {n2})"
     both = [target for target in more.hits if target in fewer.hits]
     hits = [(fmean(more.hits[target]), fmean(fewer.hits[target])) for target in both]
+    tests = [
+        {"what": text, "p_value": fisher_greater(k1, n1, k2, n2), "test": "Fisher exact, one-sided"},
+        {"what": text, "p_value": paired_greater(hits), "test": "paired sign test, one-sided"},
+    ]
+    if more.triggered:
+        return tests
     chances = [(fmean(more.chances[target]), fmean(fewer.chances[target])) for target in both]
     raised = sum(a > b for a, b in chances)
     likelier = f"{what}, by the probability of the adversarial class ({raised} of {len(both)} targets)"
-    return [
-        {"what": text, "p_value": fisher_greater(k1, n1, k2, n2), "test": "Fisher exact, one-sided"},
-        {"what": text, "p_value": paired_greater(hits), "test": "paired sign test, one-sided"},
-        {"what": likelier, "p_value": paired_greater(chances), "test": "paired sign test, one-sided"},
-    ]
+    return [*tests, {"what": likelier, "p_value": paired_greater(chances), "test": "paired sign test, one-sided"}]
 
 
 def _targets_hit(tally: Tally) -> tuple[int, int]:

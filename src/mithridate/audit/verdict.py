@@ -47,7 +47,7 @@ def verdict(grid: Grid, comparisons: list[dict[str, Any]], gate: str | None, bud
 
 def name(method: str) -> str:
     """Return a method's name for a sentence."""
-    return {"witches-brew": "Witches' Brew", "noise": "random noise", "none": "no attack"}.get(
+    return {"witches-brew": "Witches' Brew", "badnets": "BadNets", "noise": "random noise", "none": "no attack"}.get(
         method, method.replace("-", " ").title()
     )
 
@@ -67,14 +67,17 @@ def _works(attack: str, comparisons: list[dict[str, Any]]) -> bool:
 def _sentence(grid: Grid, attack: str, budget: str, comparisons: list[dict[str, Any]]) -> str:
     undefended = grid[attack, "none"]
     control = grid.get(("noise", "none"))
-    against = f"; noise of the same size turned {control.successes} of {control.trials}" if control else ""
+    control = None if control is None else control.against(attack)
+    noise = "the same labels without it" if undefended.triggered else "noise of the same size"
+    against = f"; {noise} turned {control.successes} of {control.trials}" if control else ""
     text = (
-        f"Poisoning {budget} with {name(attack)} turned {undefended.successes} of {undefended.trials} targets, "
+        f"Poisoning {budget} with {name(attack)} turned {undefended.successes} of {undefended.trials} "
+        f"{undefended.unit}, "
         f"{percent(undefended.success())}{against}."
     )
     for (other, defense), tally in grid.items():
         if other == attack and defense != "none":
-            helps = _p_value(comparisons, f"{defense} saves targets from {attack} ") < SIGNIFICANCE
+            helps = _p_value(comparisons, f"{defense} saves {tally.unit} from {attack} ") < SIGNIFICANCE
             claim = "lowers this to" if helps else "is not shown to help:"
             text += f" {name(defense)} {claim} {tally.successes} of {tally.trials}, {percent(tally.success())}"
             text += _cost(grid, defense) + "."

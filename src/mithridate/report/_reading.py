@@ -13,7 +13,29 @@ def _interval(report: Report) -> str:
         text += " Wilson intervals count every trial as independent."
     if "clustered" in methods:
         text += " Clustered intervals count targets, not victims: victims of the same target tend to agree."
+    if "repeated" in methods:
+        text += " Repeated intervals take images and victims for samples: the spread between victims widens them."
     return text
+
+
+def _triggered(report: Report) -> bool:
+    return any(cell.scenario.partition(":")[0] == "trigger" for cell in report.cells)
+
+
+def _controls(report: Report) -> dict[str, str]:
+    """What each control of this report is."""
+    noise = {"noise": "the same images under the same wrong labels, without the trigger"} if _triggered(report) else {}
+    return CONTROLS | noise
+
+
+def _success(report: Report) -> str:
+    triggered = _triggered(report)
+    what = "a test image that carries the trigger" if triggered else "the target"
+    unit = "image, those of the wanted class left out" if triggered else "target"
+    return (
+        f"The share of trials in which a victim, trained from scratch on the poisoned data, took {what} for the "
+        f"class that the attacker wanted. One trial is one victim and one {unit}. n/a is 0 of 0: nothing to count."
+    )
 
 
 def reading(report: Report) -> list[tuple[str, str]]:
@@ -26,11 +48,10 @@ def reading(report: Report) -> list[tuple[str, str]]:
         0,
         (
             "Success rate",
-            "The share of trials in which a victim, trained from scratch on the poisoned data, took the target for the "
-            "class that the attacker wanted. One trial is one victim and one target. n/a is 0 of 0: nothing to count.",
+            _success(report),
         ),
     )
-    controls = [f"“{attack}” is {meaning}" for attack, meaning in CONTROLS.items() if attack in attacks]
+    controls = [f"“{attack}” is {meaning}" for attack, meaning in _controls(report).items() if attack in attacks]
     if controls:
         entries.append(("Controls", f"{'; '.join(controls)}. An attack counts as far as it exceeds its controls."))
     entries.append(

@@ -116,7 +116,7 @@ class Cell(_Strict):
     successes: Count
     attack_success_rate: Share | None
     interval: Interval | None
-    interval_method: Literal["wilson", "clustered"] = "wilson"
+    interval_method: Literal["wilson", "clustered", "repeated"] = "wilson"
     clean_accuracy: Share | None
     clean_accuracy_interval: Interval | None
     victims: Count
@@ -262,7 +262,7 @@ class Report(_Strict):
     """The whole document. `confidence` is that of every interval in it."""
 
     schema_: Literal["mithridate.report/1"] = Field(alias="schema")
-    kind: Literal["audit", "paper", "cluster"]
+    kind: Literal["audit", "paper", "cluster", "healing"]
     title: str
     created: Instant
     verdict: Verdict
