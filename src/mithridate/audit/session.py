@@ -1,15 +1,17 @@
 """One session of work on a run folder: the jobs that its ledger does not have yet, on processes, with events."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mithridate.audit.machine import one_thread
 from mithridate.core.artefacts import as_json, sha256_of, write_atomic
 from mithridate.core.environment import environment
+from mithridate.core.errors import Misuse
 from mithridate.core.events import EventLog, JobNews, Progress, read_events
 from mithridate.core.ledger import Ledger
 from mithridate.core.pool import Execute, Job, run_jobs
@@ -80,3 +82,21 @@ def seconds_worked(folder: Path) -> float:
             begun = at
         last = at
     return round(total + ((last - begun).total_seconds() if begun and last else 0.0), 3)
+
+
+def claim(path: Path, config: Mapping[str, Any]) -> None:
+    """Bind a run folder to one configuration, which its file `path` keeps.
+
+    Raises:
+        Misuse: MTH-0720, the folder holds another run.
+    """
+    text = as_json(config)
+    if not path.exists():
+        write_atomic(path, text)
+    elif path.read_bytes() != text:
+        raise Misuse(
+            "MTH-0720",
+            f"{path.parent} holds another run: {path.read_bytes().decode('utf-8', 'replace')[:200]!r}, now {config} is "
+            "asked for",
+            hint="choose another folder with --out, or remove this one",
+        )

@@ -944,6 +944,46 @@ CODES: dict[str, Explanation] = {
         "The run has no report.json yet, or the path is no run.",
         "`mithridate status RUN` says how far it is; the command that started it finishes it.",
     ),
+    "MTH-0881": Explanation(
+        "no weights",
+        "The path holds no model: `mithridate train` writes a folder with model.safetensors and model.json.",
+        "Give such a folder, or a safetensors file together with --model NAME.",
+    ),
+    "MTH-0882": Explanation(
+        "weights without a description",
+        "A safetensors file holds numbers and not the network that they belong to.",
+        "Name the network with --model, as for `mithridate train`.",
+    ),
+    "MTH-0883": Explanation(
+        "no description of a model",
+        "The model.json beside the weights is damaged, was written by another version, or contradicts itself.",
+        "Take the folder as `mithridate train` wrote it, or remove model.json and give --model NAME.",
+    ),
+    "MTH-0884": Explanation(
+        "a description that would execute code",
+        "The model.json names a file, a module or a hub id. A file that came with weights is not trusted so far.",
+        "Name the network yourself with --model, if you trust its code.",
+    ),
+    "MTH-0885": Explanation(
+        "model and data do not fit",
+        "The data have another shape or another number of classes than the model was built for.",
+        "Give the data that the model was trained on, with the same --size.",
+    ),
+    "MTH-0886": Explanation(
+        "no trigger to verify with",
+        "Without a trigger it is not known what to look for, and this version has nothing to reconstruct one with.",
+        "Give --trigger PNG, or --pack DIR with the poison pack.",
+    ),
+    "MTH-0887": Explanation(
+        "no such class",
+        "The target class is a name or a number of a class of the data.",
+        "Take one of the classes that the message lists.",
+    ),
+    "MTH-0888": Explanation(
+        "before and after are different networks",
+        "Healing changes weights and never the network, so the two cannot be compared.",
+        "Give the model that was healed, and what `mithridate heal` wrote.",
+    ),
     # 09xx environment, nodes and messages
     "MTH-0900": Explanation(
         "These bytes are no frame",

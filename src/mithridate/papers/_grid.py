@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mithridate.audit.machine import processes
-from mithridate.audit.session import seconds_worked, work_off, write_manifest
+from mithridate.audit.session import claim, seconds_worked, work_off, write_manifest
 from mithridate.core.artefacts import as_json, disk_errors, write_atomic
 from mithridate.core.environment import environment
-from mithridate.core.errors import Misuse
 from mithridate.core.events import NullProgress, Progress
 from mithridate.core.ledger import Ledger
 from mithridate.core.verdicts import Verdict
@@ -40,7 +39,7 @@ def run_grid(
     config = {"paper": paper.name, "scale": scale, "seed": seed, "device": device}
     jobs = list(paper.jobs(scale))
     with Ledger(folder / "ledger.jsonl").open() as ledger:
-        _claim(folder / "config.json", config)
+        claim(folder / "config.json", config)
         work_off(
             jobs,
             paper.worker(scale, seed=seed, device=device),
@@ -92,17 +91,3 @@ def _document(
         "environment": environment(),
         "reproduce": command or f"mithridate reproduce {paper.name} --scale {scale} --seed {config['seed']}",
     }
-
-
-def _claim(path: Path, config: Mapping[str, Any]) -> None:
-    """Bind the folder to one run."""
-    text = as_json(config)
-    if not path.exists():
-        write_atomic(path, text)
-    elif path.read_bytes() != text:
-        raise Misuse(
-            "MTH-0720",
-            f"{path.parent} holds another run: {path.read_bytes().decode('utf-8', 'replace')[:200]!r}, now {config} is "
-            "asked for",
-            hint="choose another folder with --out, or remove this one",
-        )
