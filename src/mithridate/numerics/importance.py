@@ -259,7 +259,8 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> _Plan
     candidates = _candidates(net, x)
     found: Sums = {}
     with _recording(candidates, found.update, squared=kind == "ssd"):
-        _backward_to_input(net, kind, x, labels)
+        if candidates:
+            _backward_to_input(net, kind, x, labels)
     right = tuple(one for one in candidates if all(_agree(found.get(name), want[name]) for name in one.names.values()))
     done = {name for one in right for name in one.names.values()}
     rest = tuple(name for name in want if name not in done)
