@@ -227,6 +227,8 @@ def local(
     folder = result.out or RUNS / _name(cluster)
     folder.mkdir(parents=True, exist_ok=True)
     session.folder = folder
+    if (folder / "report.json").is_file():
+        _show_finished(session, folder)
     from mithridate.byzantine.local import run_local
     from mithridate.byzantine.programs import check_programs
     from mithridate.byzantine.summary import write_report
@@ -335,6 +337,19 @@ def init(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, files("mithridate.cli").joinpath("examples", "cluster.yaml").read_bytes())
     session.result({"written": [str(path)]}, f"wrote {path}", f"next: mithridate byzantine keys {path}")
+
+
+def _show_finished(session: Session, folder: Path) -> None:
+    """Show the report of a run that is finished, and end: the same command does the same work once."""
+    from mithridate.cli._views import show_run
+    from mithridate.core.boundary import read_json
+    from mithridate.report.schema import validate
+
+    document = read_json(folder / "report.json")
+    validate(document)
+    session.say(f"{folder} is finished; remove it to train again")
+    show_run(session, document, folder)
+    raise typer.Exit(int(document["verdict"]["exit_code"]))
 
 
 def _needs_extra() -> None:
