@@ -2,18 +2,22 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from peers_kit import digest, kit_of, poisoned, toy
+from peers_kit import POISONS, digest, kit_of, plan_of, poisoned, toy
 
 from mithridate.core.errors import Misuse
+from mithridate.training.loop import train
 from mithridate.unlearning._base import Guard
 from mithridate.unlearning._layers import blocks
 from mithridate.unlearning.heal import heal, named_healer
 
 SMALL: dict[str, dict[str, object]] = {
     "fine-tune": {"epochs": 1, "batch": 32},
+    "neural-cleanse": {"epochs": 1, "batch": 32, "look_at": "suspects", "search_epochs": 2, "search_samples": 32},
+    "retrain": {},
 }
 
 
@@ -85,20 +89,47 @@ def test_without_a_plan_any_network_is_fine_tuned():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
     data = toy()
-    found = named_healer("fine-tune", epochs=2).heal(
-        kit_of(net, poisoned_plan(data), training=None, reference=data), seed=0
-    )
+    kit = kit_of(net, plan_of(data), training=None, reference=data)
+    found = named_healer("fine-tune", epochs=2).heal(kit, seed=0)
     assert found.report["losses"][1] < found.report["losses"][0]
-
-
-def poisoned_plan(data):
-    from peers_kit import plan_of
-
-    return plan_of(data)
 
 
 def test_a_step_that_is_too_large_is_called_diverged(case):
     net, plan = case
     with pytest.raises(Misuse, match="diverged") as caught:
-        named_healer("fine-tune", lr=1e3, weight_decay=10.0, momentum=0.99, epochs=60).heal(kit_of(net, plan), seed=0)
+        named_healer("fine-tune", lr=1e3, weight_decay=10.0, epochs=20).heal(kit_of(net, plan), seed=0)
     assert caught.value.code == "MTH-0843"
+
+
+def test_retraining_is_training_without_the_suspects(case):
+    net, plan = case
+    twice = plan.data.select([*POISONS, *POISONS, *range(12, 96)])
+    found = named_healer("retrain").heal(kit_of(net, plan, training=replace(plan, data=twice)), seed=9)
+    oracle = train(replace(plan, data=plan.data.select(range(12, 96))), 9)
+    assert digest(found.model) == digest(oracle)
+    assert found.report["removed"] == 12
+
+
+def test_retraining_a_few_layers_leaves_the_others_and_begins_afresh(case):
+    net, plan = case
+    short = replace(plan, phases=(replace(plan.phases[0], epochs=1),))
+    found = named_healer("retrain", layers=1).heal(kit_of(net, plan, training=short), seed=9)
+    assert set(found.undo.changes) == {"net.head.weight", "net.head.bias"}
+
+
+def test_retraining_refuses_what_it_cannot_do(case):
+    net, plan = case
+    for code, changes in {
+        "MTH-0840": {"training": None},
+        "MTH-0844": {"suspects": plan.data},
+        "MTH-0846": {"training": plan_of(plan.data, model="convnet3-w9")},
+    }.items():
+        with pytest.raises(Misuse) as caught:
+            named_healer("retrain").heal(kit_of(net, plan, **changes), seed=0)
+        assert caught.value.code == code
+
+
+def test_suspects_from_elsewhere_are_named(case):
+    net, plan = case
+    found = named_healer("retrain").heal(kit_of(net, plan, suspects=toy(3, seed=8)), seed=0)
+    assert any("3 of 3 suspects" in text for text in found.warnings)
