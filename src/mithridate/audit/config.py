@@ -91,8 +91,12 @@ def _scalar(text: str) -> JsonValue:
     return value if isinstance(value, str | int | float | bool | None) else text
 
 
-def _method(value: Any) -> Any:
-    """`NAME` and `NAME:option=value,option=value` are short for a name with options."""
+def split_method(value: Any) -> Any:
+    """`NAME` and `NAME:option=value,option=value` are short for a name with options.
+
+    Raises:
+        ValueError: A text of another form.
+    """
     if not isinstance(value, str):
         return value
     name, colon, rest = value.partition(":")
@@ -220,8 +224,8 @@ def _known(registry: Registry, controls: tuple[str, ...]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Attack = Annotated[Method, BeforeValidator(_method), _known(ATTACKS, ATTACK_CONTROLS)]
-Defense = Annotated[Method, BeforeValidator(_method), _known(DEFENSES, DEFENSE_CONTROLS)]
+Attack = Annotated[Method, BeforeValidator(split_method), _known(ATTACKS, ATTACK_CONTROLS)]
+Defense = Annotated[Method, BeforeValidator(split_method), _known(DEFENSES, DEFENSE_CONTROLS)]
 
 
 def _grid(methods: tuple[Method, ...], controls: tuple[str, ...], kind: str) -> tuple[Method, ...]:

@@ -26,12 +26,12 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="attacks, defenses, models, recipes, datasets, scenarios, papers, rules, pre-aggregators or "
-            "adversaries; without it, all."
+            help="attacks, defenses, detectors, healers, models, recipes, datasets, scenarios, papers, rules, "
+            "pre-aggregators or adversaries; without it, all."
         ),
     ] = None,
 ) -> None:
-    """List attacks, defenses, models, recipes, data sets, scenario lists, papers, and what combines rows."""
+    """List attacks, defenses, detectors, healers, models, recipes, data, scenarios, papers, and what combines rows."""
     if kind is not None and kind not in KINDS:
         from mithridate.core.registry import unknown_name
 
@@ -104,6 +104,18 @@ def _scenarios() -> Iterator[Row]:
         yield Row(name, f"{scenario_count(name)} published scenarios on {plain['data']}", str(plain["source"]))
 
 
+def _detectors() -> Iterator[Row]:
+    from mithridate.detection.names import DETECTORS
+
+    yield from _methods(DETECTORS)
+
+
+def _healers() -> Iterator[Row]:
+    from mithridate.unlearning.names import HEALERS
+
+    yield from _methods(HEALERS)
+
+
 def _papers() -> Iterator[Row]:
 
     from mithridate.core.registry import Registry
@@ -133,6 +145,8 @@ def _adversaries() -> Iterator[Row]:
 KINDS: Mapping[str, Callable[[], Iterator[Row]]] = {
     "attacks": _attacks,
     "defenses": _defenses,
+    "detectors": _detectors,
+    "healers": _healers,
     "models": _models,
     "recipes": _recipes,
     "datasets": _datasets,

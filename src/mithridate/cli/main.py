@@ -19,12 +19,15 @@ from mithridate.cli import (
     doctor,
     explain,
     export,
+    heal,
     init,
     report,
     reproduce,
+    scan,
     status,
     train,
     verify,
+    verify_heal,
 )
 from mithridate.cli import list as list_
 from mithridate.cli._guard import Guard
@@ -67,6 +70,7 @@ _PANELS = {
         "train": train.train,
         "reproduce": reproduce.reproduce,
     },
+    "Healing": {"scan": scan.scan, "heal": heal.heal, "verify-heal": verify_heal.verify_heal},
     "Results": {"report": report.report, "status": status.status},
     "Help": {"explain": explain.explain, "list": list_.list_, "doctor": doctor.doctor},
 }

@@ -969,11 +969,6 @@ CODES: dict[str, Explanation] = {
         "The data have another shape or another number of classes than the model was built for.",
         "Give the data that the model was trained on, with the same --size.",
     ),
-    "MTH-0886": Explanation(
-        "no trigger to verify with",
-        "Without a trigger it is not known what to look for, and this version has nothing to reconstruct one with.",
-        "Give --trigger PNG, or --pack DIR with the poison pack.",
-    ),
     "MTH-0887": Explanation(
         "no such class",
         "The target class is a name or a number of a class of the data.",

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from mithridate.core.artefacts import as_json, disk_errors, write_atomic
 from mithridate.core.boundary import read_json
 from mithridate.core.errors import BadArtefact, Misuse
@@ -39,7 +41,7 @@ class Description:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_model(model: Classifier, about: Description, folder: Path) -> None:
+def save_model(model: nn.Module, about: Description, folder: Path) -> None:
     """Write weights and description to a folder, which is made if it is absent.
 
     Raises:
