@@ -1,5 +1,6 @@
 """What every renderer shows, decided once: words of the verdict, rows of the main table, the line of the gate."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,6 +112,9 @@ def self_reports(cells: Sequence[Cell]) -> list[SelfReport]:
     ]
 
 
+_FIGURE = re.compile(r"[-+]?[0-9][0-9,.]*( ?(%|ms|s|MB))?|-")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
     """A table of the report as text; `numeric` says of each column whether it is set flush right."""
@@ -130,7 +134,7 @@ def text_tables(report: Report, limit: int) -> list[TextTable]:
             title=sentence(table.title),
             columns=tuple(map(name, table.columns)),
             numeric=tuple(
-                bool(table.rows) and all(not isinstance(row[k], str) for row in table.rows)
+                bool(table.rows) and all(_is_figure(row[k]) for row in table.rows)
                 for k in range(len(table.columns))
             ),
             rows=tuple(tuple(unbroken(scalar(entry)) for entry in row) for row in table.rows[:limit]),
@@ -139,6 +143,11 @@ def text_tables(report: Report, limit: int) -> list[TextTable]:
         )
         for table in report.tables
     ]
+
+
+def _is_figure(entry: object) -> bool:
+    """Whether an entry is a number, or the text of one with its unit: `96.1 %`, `0.98`, `-`."""
+    return not isinstance(entry, str) or bool(_FIGURE.fullmatch(entry))
 
 
 def gate_line(report: Report) -> Gate | None:
