@@ -30,6 +30,7 @@ _HOMES = {
     "judge": "mithridate.evaluation.outcome",
     "load": "mithridate.data.sources",
     "run_audit": "mithridate.audit.run",
+    "scan": "mithridate.detection.scan",
     "scenarios": "mithridate.data.scenarios",
     "train": "mithridate.training.loop",
     "verify_pack": "mithridate.data.packs",

@@ -59,7 +59,7 @@ class ScanInput:
     @cached_property
     def present(self) -> tuple[int, ...]:
         """The classes that occur, in order."""
-        return tuple(self.labels.unique().tolist())
+        return tuple(sorted(set(self.labels.tolist())))
 
     def rows_of(self, label: int) -> Int64[Tensor, " m"]:
         """Return the rows that carry this label, in order."""

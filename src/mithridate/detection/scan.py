@@ -56,7 +56,7 @@ def scan(
     """
     jury = jury or Jury()
     named_detectors = make_detectors(detectors)
-    classes = data.labels.unique().tolist()
+    classes = sorted(set(data.labels.tolist()))
     if len(classes) == 1:
         raise Misuse(
             "MTH-0868",

@@ -70,7 +70,8 @@ def whitened(points: Float64[Tensor, "m r"]) -> Float64[Tensor, "m r"]:
 def _mapped(points: Float64[Tensor, "m r"], kept: Int64[Tensor, " h"]) -> Float64[Tensor, "m r"]:
     centred = points - points[kept].mean(0)
     values, vectors = torch.linalg.eigh(centred[kept].T @ centred[kept] / len(kept))
-    return (centred @ vectors) / (values + _RIDGE * values[-1].clamp(min=1e-300)).sqrt()
+    mapped: Tensor = (centred @ vectors) / (values + _RIDGE * values[-1].clamp(min=1e-300)).sqrt()
+    return mapped
 
 
 def entropy_scores(mapped: Float64[Tensor, "m r"], alpha: float) -> Float64[Tensor, " m"]:
@@ -87,7 +88,8 @@ def entropy_scores(mapped: Float64[Tensor, "m r"], alpha: float) -> Float64[Tens
     if excess <= 1e-9:  # no direction is wider than it should be: the weights are even
         return scaled.square().mean(1)
     weights = torch.softmax(alpha * (values - 1) / excess, 0)
-    return ((scaled @ vectors).square() * weights).sum(1)
+    scores: Tensor = ((scaled @ vectors).square() * weights).sum(1)
+    return scores
 
 
 METHOD = Spectre

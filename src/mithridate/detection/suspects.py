@@ -204,31 +204,22 @@ def _facts(table: "pa.Table", path: Path) -> dict[str, Any]:
 
 def _of_table(table: "pa.Table", facts: Mapping[str, Any]) -> Suspects:
     """Rebuild what `write` wrote; raises ValueError or TypeError in words for whatever does not fit."""
-    n, detectors, classes = len(table), _strings(facts, "detectors"), _strings(facts, "classes")
-    wanted = ["row", "label", "class", "votes", "rank", "suspect"]
-    wanted += [f"{kind}:{name}" for name in detectors for kind in ("score", "rank")]
-    if sorted(table.column_names) != sorted(wanted):
-        odd = sorted(set(table.column_names) ^ set(wanted)) or ["one twice"]
-        raise ValueError(f"its columns are not those of its detectors: {odd[0]!r}")
+    detectors, classes = _strings(facts, "detectors"), _strings(facts, "classes")
+    _check_names(table, detectors)
     rows, labels = _column(table, "row", "int64"), _column(table, "label", "int64")
-    if len(rows.unique()) != n or (n and int(rows.min()) < 0):
-        raise ValueError("its row ids are not distinct whole numbers from 0")
-    if n and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
-        raise ValueError(f"it has a label outside [0, {len(classes) - 1}]")
-    if table["class"].to_pylist() != [classes[label] for label in labels.tolist()]:
-        raise ValueError("its column 'class' contradicts its labels")
+    _check_rows(rows, labels, table["class"].to_pylist(), classes)
     votes, suspect = _column(table, "votes", "int64"), _column(table, "suspect", "bool")
-    if n and not 0 <= int(votes.min()) <= int(votes.max()) <= len(detectors):
+    if len(votes) and not 0 <= int(votes.min()) <= int(votes.max()) <= len(detectors):
         raise ValueError(f"it has votes outside [0, {len(detectors)}]")
     scores = {name: _column(table, f"score:{name}", "double") for name in detectors}
     for name, values in scores.items():
         if not bool(values.isfinite().all()):
             raise ValueError(f"it has scores of {name!r} that are not finite")
-    anomalies = {int(label): float(anomaly) for label, anomaly in facts["anomalies"].items()}
+    anomalies = {int(label): _number(anomaly) for label, anomaly in facts["anomalies"].items()}
     if not set(anomalies) <= set(range(len(classes))):
         raise ValueError("it judges a class that it does not have")
-    for key, kinds in {"data": str, "model": str, "decided": bool, "settings": dict, "gate": (int, float)}.items():
-        if not isinstance(facts[key], kinds):
+    for key, kind in {"data": str, "model": str, "decided": bool, "settings": dict}.items():
+        if not isinstance(facts[key], kind):
             raise TypeError(f"{key!r} is {facts[key]!r}")
     return Suspects(
         rows=rows,
@@ -248,6 +239,23 @@ def _of_table(table: "pa.Table", facts: Mapping[str, Any]) -> Suspects:
     )
 
 
+def _check_names(table: "pa.Table", detectors: Sequence[str]) -> None:
+    wanted = ["row", "label", "class", "votes", "rank", "suspect"]
+    wanted += [f"{kind}:{name}" for name in detectors for kind in ("score", "rank")]
+    if sorted(table.column_names) != sorted(wanted):
+        odd = sorted(set(table.column_names) ^ set(wanted)) or ["one twice"]
+        raise ValueError(f"its columns are not those of its detectors: {odd[0]!r}")
+
+
+def _check_rows(rows: Tensor, labels: Tensor, names: Sequence[str], classes: Sequence[str]) -> None:
+    if not len(rows) or len(set(rows.tolist())) < len(rows) or int(rows.min()) < 0:
+        raise ValueError("its row ids are not distinct whole numbers from 0")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        raise ValueError(f"it has a label outside [0, {len(classes) - 1}]")
+    if names != [classes[label] for label in labels.tolist()]:
+        raise ValueError("its column 'class' contradicts its labels")
+
+
 def _strings(facts: Mapping[str, Any], key: str) -> tuple[str, ...]:
     found = facts[key]
     if not isinstance(found, list) or not found or not all(isinstance(item, str) for item in found):
@@ -257,8 +265,8 @@ def _strings(facts: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _number(value: float) -> float:
-    if isinstance(value, bool) or not math.isfinite(value):
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r} is no number")
     return float(value)
 

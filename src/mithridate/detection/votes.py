@@ -1,7 +1,7 @@
 """From scores to a few suspects: what stands out in its class, which class stands out among all, and who agrees.
 
     z(x)  = (s(x) - median) / (1.4826 MAD)          of each detector, inside each class
-    T(c)  = the `few`-th largest z of the class     its tail: a group of poisons moves it, a single odd image does not
+    T(c)  = the `few`-th largest z of the class, at least 1: its tail; a group of poisons moves it, one odd image not
     A(c)  = (log T(c) - median) / max(1.4826 MAD, floor)    over the classes
     class c stands out          if the mean of A(c) over the detectors is above `gate`
     a detector votes for x      if log z(x) > median + `reach` max(1.4826 MAD, floor)    of the log T(c)
@@ -30,8 +30,7 @@ from mithridate.core.params import Checked, In, param
 from mithridate.detection._base import LEAST, finite_or_refuse
 
 _TO_SIGMA = 1.4826
-_MEAN_TO_SIGMA = 1.2533
-_TINY = 1e-3
+_LEAST_TAIL = 1.0
 FLOOR = 0.15
 """Tails of classes that differ by less than this, as logarithms, count as equal."""
 
@@ -102,13 +101,13 @@ def vote(scores: Mapping[str, Float64[Tensor, " n"]], labels: Int64[Tensor, " n"
     if not scores:
         raise Misuse("MTH-0864", f"{len(labels)} rows and no detector: there is nothing to vote with")
     checked = {name: finite_or_refuse(name, values) for name, values in scores.items()}
-    counts = {int(label): int((labels == label).sum()) for label in labels.unique()}
+    counts = {label: int((labels == label).sum()) for label in sorted(set(labels.tolist()))}
     judged = [label for label, count in counts.items() if count >= max(LEAST, jury.few)]
     deviations = {name: _deviations(values, labels, judged) for name, values in checked.items()}
     thresholds, anomalies = {}, {label: dict[str, float]() for label in judged}
     votes, strength = torch.zeros(len(labels), dtype=torch.int64), torch.zeros(len(labels), dtype=torch.float64)
     for name, z in deviations.items():
-        tails = [max(float(z[labels == label].topk(jury.few).values[-1]), _TINY) for label in judged]
+        tails = [max(float(z[labels == label].topk(jury.few).values[-1]), _LEAST_TAIL) for label in judged]
         middle, spread = yardstick([math.log(tail) for tail in tails])
         thresholds[name] = math.exp(middle + jury.reach * spread)
         for label, tail in zip(judged, tails, strict=True):
@@ -147,13 +146,13 @@ def yardstick(logs: list[float]) -> tuple[float, float]:
 def robust(values: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
     """Return the deviations from the median in robust standard deviations.
 
-    Where more than half of the values are equal, the mean absolute deviation stands in for the MAD; where all are, the
-    deviations are zero.
+    Where more than half of the values are equal, the standard deviation stands in for the MAD; where all are, the deviations
+    are zero.
     """
     centred = values - _median(values)
     spread = _TO_SIGMA * _median(centred.abs())
     if float(spread) <= 1e-9 * float(centred.abs().max()):
-        spread = _MEAN_TO_SIGMA * centred.abs().mean()
+        spread = values.std()
     return centred / spread if float(spread) > 0 else torch.zeros_like(values)
 
 
