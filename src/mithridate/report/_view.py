@@ -134,8 +134,7 @@ def text_tables(report: Report, limit: int) -> list[TextTable]:
             title=sentence(table.title),
             columns=tuple(map(name, table.columns)),
             numeric=tuple(
-                bool(table.rows) and all(_is_figure(row[k]) for row in table.rows)
-                for k in range(len(table.columns))
+                bool(table.rows) and all(_is_figure(row[k]) for row in table.rows) for k in range(len(table.columns))
             ),
             rows=tuple(tuple(unbroken(scalar(entry)) for entry in row) for row in table.rows[:limit]),
             left_out=max(0, len(table.rows) - limit),
