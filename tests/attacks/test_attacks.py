@@ -69,7 +69,7 @@ class Memory:
 
 def test_the_registry_knows_both():
     registry = Registry("mithridate.attacks", "attack")
-    assert registry.names() == ("noise", "witches-brew")
+    assert registry.names() == ("badnets", "blended", "noise", "witches-brew")
     assert registry.load("witches-brew") is WitchesBrew
     assert "2009.02276" in registry.describe("witches-brew").source
     assert registry.load("noise") is Noise

@@ -49,6 +49,8 @@ TABLE = [
     ("fast-triangle", "resnet18-w4", 12, 128, 0.2, True, 5e-4, None, "integer", 4, "black"),
     ("fast-triangle", "convnet64-w4", 12, 128, 0.02, True, 5e-4, None, "integer", 4, "black"),
     ("digits-mlp40", "mlp", 40, 64, 0.1, True, 5e-4, (14, 24, 35), None, None, None),
+    ("digits-cnn30", "convnet3", 30, 64, 0.05, False, 5e-4, None, None, None, None),
+    ("potion-cifar", "resnet9-celu-w4", 41, 512, 0.025, False, 5e-4, None, "integer", 4, "black"),
 ]
 
 
@@ -67,6 +69,16 @@ def test_contracts_by_number(row: tuple[object, ...]) -> None:
     else:
         assert found is not None
         assert (found.law, found.max_px, found.fill, found.flip) == (law, shift, fill, True)
+
+
+def test_the_step_size_of_potion_rises_for_a_hundredth_and_ends_at_a_fifth() -> None:
+    schedule = first(contract("potion-cifar", data_set(), "mlp")).update.schedule
+    assert schedule.factor(0.0) == 0.0
+    assert schedule.factor(0.205) == pytest.approx(0.5)
+    assert schedule.factor(0.41) == pytest.approx(1.0)
+    assert schedule.factor(41.0) == pytest.approx(0.2, abs=0.002)
+    linear = first(contract("digits-cnn30", data_set(), "mlp")).update.schedule
+    assert [linear.factor(epoch) for epoch in (0.0, 15.0, 30.0)] == [1.0, 0.5, 0.0]
 
 
 @pytest.mark.parametrize(("size", "shift"), [(8, 1.0), (28, 2.0), (32, 4.0), (64, 8.0)])
