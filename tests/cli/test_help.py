@@ -24,6 +24,7 @@ def test_the_verbs() -> None:
         *("craft", "verify", "export", "import", "train", "reproduce"),
         *("report", "status"),
         *("explain", "list", "doctor"),
+        "byzantine",
     ) == VERBS
 
 
@@ -46,9 +47,11 @@ def test_shared_flags_are_the_same_everywhere() -> None:
 def test_every_verb_and_flag_is_explained(verb: str) -> None:
     command = COMMAND.commands[verb]  # type: ignore[attr-defined]
     assert len(command.help or "") > 20
-    assert "--json" in flags(verb)
-    unexplained = [parameter.name for parameter in command.params if not parameter.help]
-    assert not unexplained
+    for each in command.commands.values() if isinstance(command, typer.core.TyperGroup) else [command]:
+        assert len(each.help or "") > 20
+        assert "--json" in [option for parameter in each.params for option in parameter.opts]
+        unexplained = [parameter.name for parameter in each.params if not parameter.help]
+        assert not unexplained
 
 
 def test_help_of_every_verb_imports_nothing_heavy() -> None:

@@ -293,11 +293,11 @@ def _child(cluster: ClusterConfig, node: int, folder: Path, data: DataSet, pipe:
             }
         )
         return int(error.exit_code)
-    except Exception as error:  # noqa: BLE001 - the parent says what a child cannot handle
+    except Exception as error:
         (place.state / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         words = f"{type(error).__name__}, see {place.state / 'traceback.txt'}"
         tell({"event": "error", "error": {"kind": "WorkError", "code": "MTH-0960", "message": words, "hint": ""}})
-        return 1
+        raise
     return 0
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from mithridate.byzantine.cluster import ADVICE, ClusterConfig, attack_names, build_cluster
+from mithridate.byzantine.cluster import ADVICE, ClusterConfig, build_cluster
+from mithridate.byzantine.sections import attack_names
 from mithridate.core.errors import Misuse
 from mithridate.core.problems import read_source
 from mithridate.core.registry import unknown_name

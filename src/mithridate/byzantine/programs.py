@@ -15,12 +15,13 @@ from mithridate.aggregation.combine import combine
 from mithridate.byzantine import mouths
 from mithridate.byzantine.agreement import averaging
 from mithridate.byzantine.broadcast import AbstractBroadcast, Signer, broadcast_layer
-from mithridate.byzantine.cluster import ADVERSARIES, ClusterConfig, Method
+from mithridate.byzantine.cluster import ClusterConfig
 from mithridate.byzantine.keeper import Keeper
 from mithridate.byzantine.meter import Tell, quiet
 from mithridate.byzantine.pins import identity_of
 from mithridate.byzantine.protocols import msmw, p2p, ssmw
 from mithridate.byzantine.protocols._base import Outcome, Post, broadcast_of, gradient_rule
+from mithridate.byzantine.sections import ADVERSARIES, Method
 from mithridate.byzantine.source import Learner, shard
 from mithridate.byzantine.transport._base import AbstractTransport, Limits
 from mithridate.core.errors import Misuse

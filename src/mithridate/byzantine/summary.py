@@ -163,7 +163,8 @@ def _setting(cluster: ClusterConfig) -> list[list[Any]]:
     else:
         rows.append(["rule", " then ".join([*(stage.name for stage in cluster.pre), cluster.rule_method.name])])
     if cluster.protocol == "msmw":
-        rows.append(["models gathered", "every step" if cluster.gather_every == 1 else f"every {cluster.gather_every} steps"])
+        often = "every step" if cluster.gather_every == 1 else f"every {cluster.gather_every} steps"
+        rows.append(["models gathered", often])
     training = cluster.training
     rows += [
         ["data", f"{cluster.data.source}, dealt {cluster.data.split}"],

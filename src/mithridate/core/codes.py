@@ -1138,7 +1138,7 @@ CODES: dict[str, Explanation] = {
     "MTH-0961": Explanation(
         "the extra `byzantine` is not installed",
         "Nodes talk over gRPC and know each other by certificates; grpcio or cryptography is missing.",
-        "pip install 'mithridate[byzantine]'",
+        "Install it: pip install 'mithridate[byzantine]', with the quotes.",
     ),
     "MTH-0962": Explanation(
         "Byzantine nodes without a behaviour",
