@@ -99,6 +99,7 @@ def _scenarios() -> Iterator[Row]:
     from mithridate.audit.names import scenario_count, scenario_list, scenario_lists
 
     yield Row("random", "Targets and wanted classes drawn from the run's seed", "")
+    yield Row("trigger", "No targets: what carries the attack's trigger shall be seen as class 0, 1, ...", "")
     for name in scenario_lists():
         plain = scenario_list(name)
         yield Row(name, f"{scenario_count(name)} published scenarios on {plain['data']}", str(plain["source"]))
