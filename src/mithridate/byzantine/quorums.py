@@ -48,7 +48,13 @@ class Need:
 
 _MAJORITY, _KRUM, _BULYAN = Need(2, 1), Need(2, 3), Need(4, 3)
 RULE_NEEDS: Mapping[str, Need] = MappingProxyType(
-    {"krum": _KRUM, "multi-krum": _KRUM, "bulyan": _BULYAN, "multi-bulyan": _BULYAN}
+    {
+        "krum": _KRUM,
+        "multi-krum": _KRUM,
+        "bulyan": _BULYAN,
+        "multi-bulyan": _BULYAN,
+        "multi-bulyan-ext": _BULYAN,
+    }
 )
 """Rules that need more than a majority of honest rows; every other robust rule needs 2f + 1."""
 
