@@ -15,6 +15,13 @@ from mithridate.unlearning._layers import blocks
 from mithridate.unlearning.heal import heal, named_healer
 
 SMALL: dict[str, dict[str, object]] = {
+    "abl": {"early": 1, "ascent": 1},
+    "anp": {"steps": 3, "batch": 32, "lr": 2.0, "threshold": 0.9},
+    "bad-teacher": {"epochs": 1, "batch": 32},
+    "fine-pruning": {"epochs": 1, "batch": 32},
+    "i-bau": {"rounds": 1, "batch": 32},
+    "nad": {"epochs": 1, "teacher_epochs": 1, "batch": 32},
+    "scrub": {"epochs": 2, "rounds": 1, "batch": 32},
     "fine-tune": {"epochs": 1, "batch": 32},
     "neural-cleanse": {"epochs": 1, "batch": 32, "look_at": "suspects", "search_epochs": 2, "search_samples": 32},
     "retrain": {},
@@ -41,7 +48,8 @@ def test_every_peer_keeps_the_laws(case, name):
     assert [m.training for m in net.modules()] == modes
     assert [p.requires_grad for p in net.parameters()] == wishes
     assert digest(first.model) == digest(second.model) != before
-    assert digest(healer.heal(kit, seed=6).model) != digest(first.model)
+    if name != "anp":  # its masks depend on the seed; which of them are low need not
+        assert digest(healer.heal(kit, seed=6).model) != digest(first.model)
     assert first.report["method"] == name
     json.dumps(dict(first.report))
     first.undo.apply(first.model)

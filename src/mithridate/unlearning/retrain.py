@@ -89,8 +89,13 @@ def without(data: Examples, suspects: Examples) -> tuple[Examples, int]:
     keep = [row for row, key in enumerate(rows) if key not in bad]
     if not keep:
         raise Misuse("MTH-0844", f"all {len(data)} rows of {data.name} are suspects, so nothing is left to train on")
-    present = set(rows)
-    return data.select(torch.tensor(keep)), sum(key in present for key in _keys(suspects))
+    return data.select(torch.tensor(keep)), matched(data, suspects)
+
+
+def matched(data: Examples, suspects: Examples) -> int:
+    """Return how many suspects are among the rows, by pixels and label."""
+    present = set(_keys(data))
+    return sum(key in present for key in _keys(suspects))
 
 
 def check_same(given: nn.Module, planned: nn.Module) -> None:
