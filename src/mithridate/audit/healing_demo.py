@@ -7,7 +7,8 @@ from typing import Any
 from mithridate.attacks._base import AttackKit
 from mithridate.attacks.badnets import BadNets
 from mithridate.audit.config import AuditConfig
-from mithridate.audit.healing import Case, Finished, Request, run_healing
+from mithridate.audit.healing import Case, Request
+from mithridate.audit.healing_run import Finished, run_healing
 from mithridate.audit.opening import Opened, open_model
 from mithridate.audit.single import run_training
 from mithridate.core.events import NullProgress, Progress

@@ -13,7 +13,8 @@ from mithridate.core.errors import Misuse
 from mithridate.core.units import parse_rate
 
 if TYPE_CHECKING:
-    from mithridate.audit.healing import Case, Finished, Request
+    from mithridate.audit.healing import Case, Request
+    from mithridate.audit.healing_run import Finished
 
 DEFAULT_OUT = Path("mithridate-runs")
 
@@ -89,13 +90,13 @@ class TriggerOptions:
 class SourceOptions:
     """What was found, in which data, and what is to be kept."""
 
-    suspects: Annotated[Path | None, _option("--suspects", "FILE", "Table that `mithridate scan` wrote.")] = (None,)
+    suspects: Annotated[Path | None, _option("--suspects", "FILE", "Table that `mithridate scan` wrote.")] = None
     reference: Annotated[
         str | None, _option("--reference", "DATA", "Data to keep: by default, and usually, those that were scanned.")
-    ] = (None,)
+    ] = None
     data: Annotated[
         str | None, _option("--data", "DATA", "The data that were scanned, if they are not the reference.")
-    ] = (None,)
+    ] = None
 
 
 @verb
@@ -145,7 +146,7 @@ def heal(
     options.check(model, reference)
     case = _case(model, suspects, data=data, reference=reference, known=known, options=options)
     session.work_in(folder)
-    from mithridate.audit.healing import run_healing
+    from mithridate.audit.healing_run import run_healing
     from mithridate.cli.audit import typed
 
     finished = run_healing(case, request, folder, progress=session.progress(), command=typed())
