@@ -72,7 +72,7 @@ def given_features(features, labels, classes=None):
 
 
 def planted(seed=0, *, n=100, classes=6, e=12, poisons=8, shift=7.0):
-    """Gaussian classes; the first rows of class 0 are shifted along one direction. Returns features, labels, poisons."""
+    """Gaussian classes; the first rows of class 0 are shifted one way. Returns features, labels, poisons."""
     gen = torch.Generator().manual_seed(seed)
     labels = torch.arange(n * classes) % classes
     features = torch.randn(n * classes, e, generator=gen, dtype=torch.float64)

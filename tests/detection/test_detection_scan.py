@@ -22,12 +22,12 @@ from mithridate.detection.suspects import Suspects
 from mithridate.detection.votes import FLOOR, Jury, robust, vote, yardstick
 
 
-def scores_with(bad, labels, shift, seed=0):
-    """Scores of two detectors: noise, and in some rows noise and a shift."""
+def scores_with(bad, labels, shift, seed=0, count=2):
+    """Scores of a few detectors: noise, and in some rows noise and a shift."""
     gen = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(len(labels), generator=gen, dtype=torch.float64).square() + shift * bad
-        for name in ("one", "two")
+        for name in ("one", "two", "three", "four")[:count]
     }
 
 
@@ -59,10 +59,12 @@ def test_at_most_so_many_rows_are_suspected_and_the_best_of_them():
     assert ballot.rank[ballot.suspect].sort().values.tolist() == [1, 2, 3]
 
 
-def test_noise_is_left_alone():
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_noise_is_left_alone(count):
     _, labels, bad = planted(poisons=0)
-    alarms = sum(bool(vote(scores_with(bad, labels, 0.0, seed), labels).suspect.any()) for seed in range(40))
-    assert alarms == 0
+    seeds = range(60)
+    alarms = sum(bool(vote(scores_with(bad, labels, 0.0, seed, count), labels).suspect.any()) for seed in seeds)
+    assert alarms <= 1
 
 
 def test_a_detector_that_sees_nothing_does_not_hide_what_two_see():
@@ -265,7 +267,7 @@ def test_nan_features_name_layer_and_rows():
 def test_nan_weights_of_the_head_are_logits_that_are_not_finite():
     net = built(Conv)
     net.head.weight.data[0, 0] = torch.nan
-    with pytest.raises(Misuse, match="MTH-0862.*the logits"):
+    with pytest.raises(Misuse, match=r"MTH-0862.*the logits"):
         scan(net, images())
 
 
@@ -295,14 +297,14 @@ def test_a_model_without_a_linear_head(make):
 
 
 def test_fewer_logits_than_classes():
-    with pytest.raises(Misuse, match="MTH-0863.*3 logits.*4 classes"):
+    with pytest.raises(Misuse, match=r"MTH-0863.*3 logits.*4 classes"):
         scan(built(lambda: Conv(3)), images())
 
 
 def test_names_and_options_of_detectors():
-    with pytest.raises(Misuse, match="MTH-0101.*spectral"):
-        make_detectors(["spectrel"])
-    with pytest.raises(Misuse, match="MTH-0123.*overlays"):
+    with pytest.raises(Misuse, match=r"MTH-0101.*spectral"):
+        make_detectors(["spectrals"])
+    with pytest.raises(Misuse, match=r"MTH-0123.*overlays"):
         make_detectors({"strip": {"overlay": 3}})
     with pytest.raises(Misuse, match="MTH-0864"):
         make_detectors([])

@@ -93,10 +93,10 @@ class Suspects:
         if not len(self.found):
             most = f"class {name!r} stands out most, with an anomaly of {anomaly:.1f} (a class is suspected above "
             if anomaly <= self.gate:
-                return f"Nothing suspicious: {most}{self.gate:g})."
-            return f"Nothing suspicious: {most}{self.gate:g}), but the detectors agree on no row of it."
+                return f"Nothing suspicious: {most}{self.gate:.1f})."
+            return f"Nothing suspicious: {most}{self.gate:.1f}), but the detectors agree on no row of it."
         return (
-            f"Class {name!r} stands out, with an anomaly of {anomaly:.1f} (suspected above {self.gate:g}); "
+            f"Class {name!r} stands out, with an anomaly of {anomaly:.1f} (suspected above {self.gate:.1f}); "
             f"{len(self.found)} of its {int((self.labels == leading).sum())} rows are suspected."
         )
 
