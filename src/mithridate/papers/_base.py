@@ -8,6 +8,7 @@ source are not printed.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mithridate.audit.config import AuditConfig
@@ -90,6 +91,11 @@ class AbstractGridPaper(AbstractPaper):
     @abstractmethod
     def worker(self, scale: Scale, *, seed: int, device: str) -> Execute:
         """Return what runs a job by name and returns its record; loads the data that all jobs share."""
+
+    def worker_in(self, folder: Path, scale: Scale, *, seed: int, device: str) -> Execute:
+        """Return the worker of a run whose jobs leave files for each other in a folder; by default none does."""
+        del folder
+        return self.worker(scale, seed=seed, device=device)
 
     @abstractmethod
     def setting(self, scale: Scale) -> list[tuple[str, str | int | float]]:

@@ -42,7 +42,7 @@ def run_grid(
         claim(folder / "config.json", config)
         work_off(
             jobs,
-            paper.worker(scale, seed=seed, device=device),
+            paper.worker_in(folder / "cells", scale, seed=seed, device=device),
             folder=folder,
             ledger=ledger,
             workers=processes(device),
