@@ -19,7 +19,7 @@ SMALL: dict[str, dict[str, object]] = {
     "anp": {"steps": 3, "batch": 32, "lr": 2.0, "threshold": 0.9},
     "bad-teacher": {"epochs": 1, "batch": 32},
     "fine-pruning": {"epochs": 1, "batch": 32},
-    "i-bau": {"rounds": 1, "batch": 32},
+    "i-bau": {"rounds": 1, "batch": 32, "inner_steps": 5},
     "nad": {"epochs": 1, "teacher_epochs": 1, "batch": 32},
     "scrub": {"epochs": 2, "rounds": 1, "batch": 32},
     "fine-tune": {"epochs": 1, "batch": 32},
@@ -141,3 +141,11 @@ def test_suspects_from_elsewhere_are_named(case):
     net, plan = case
     found = named_healer("retrain").heal(kit_of(net, plan, suspects=toy(3, seed=8)), seed=0)
     assert any("3 of 3 suspects" in text for text in found.warnings)
+
+
+def test_a_last_batch_of_one_is_left_out():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 4))
+    data = toy(97)
+    kit = kit_of(net, plan_of(data), training=None, suspects=data.select([0]), reference=data)
+    found = named_healer("fine-tune", epochs=2, batch=32).heal(kit, seed=0)
+    assert found.report["steps"] == 6

@@ -120,7 +120,7 @@ class Course:
         plan = Plan(
             data=data.to(device),
             model=_unused_spec(kit, data),
-            phases=tuple(phases),
+            phases=tuple(_whole_batches(phase, len(data)) for phase in phases),
             precision="fp32" if kit.training is None else kit.training.precision,
             device=str(device),
         )
@@ -147,6 +147,14 @@ class Course:
             if self.keep and watch.enabled and what == "training" and watch.allows(net):
                 self.within = {name: tensor.detach().clone() for name, tensor in tensors(net)}
         self.steps += run.step
+
+
+def _whole_batches(phase: Phase, count: int) -> Phase:
+    """Leave out a last batch of one example, for which batch normalisation may have no statistics."""
+    draw = phase.step.draw
+    if isinstance(draw, Shuffle) and count > draw.batch and count % draw.batch == 1:
+        return replace(phase, step=replace(phase.step, draw=replace(draw, drop_last=True)))
+    return phase
 
 
 def conclude(course: Course, net: nn.Module, *, details: Mapping[str, Any] | None = None) -> Healed:

@@ -9,10 +9,13 @@ Paper    Zeng et al., Adversarial Unlearning of Backdoors via Implicit Hypergrad
 Needs    labels of the reference, 100 to 5,000 of them; a network that is differentiable twice.
 Departs  one hundredth of a batch bears the perturbation, and at least one example: the public code rounds to none for
          batches below 100 and then only fine-tunes. Phi is taken on the first batch, as there; pixels lie in [0, 1], so
-         that its perturbations, which it makes of normalised pixels, are of another scale.
+         that its perturbations, which it makes of normalised pixels, are of another scale, and none can exceed 1. A
+         round takes 50 steps on the perturbation, as many as one pass over 5,000 examples: one pass over a few hundred
+         hardly leaves zero, where a network is sure of its predictions.
 """
 
 import copy
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,6 +43,7 @@ class IBau(AbstractHealer):
     batch: int = param(100, within=In(1, 1 << 20), doc="examples per step")
     lr: float = param(1e-3, within=In(0.0, 1e3, open_lo=True), doc="step size of Adam, on the network")
     inner_lr: float = param(10.0, within=In(0.0, 1e6, open_lo=True), doc="step size of SGD, on the perturbation")
+    inner_steps: int = param(50, within=In(1, 1_000_000), doc="steps of the perturbation in a round")
     decay: float = param(0.001, within=In(0.0, 1e3), doc="weight of the perturbation's squared length")
     terms: int = param(5, within=In(1, 1000), doc="terms of the series")
     scale: float = param(0.1, within=In(0.0, 1e3, open_lo=True), doc="s, the step of Phi")
@@ -81,12 +85,13 @@ class IBau(AbstractHealer):
         return conclude(course, net, details={"perturbation": length})
 
     def _fooling(self, net: nn.Module, data: Examples, order: Tensor, place: torch.device) -> Float[Tensor, "1 c h w"]:
-        """Return the perturbation after one pass over the data."""
+        """Return the perturbation after some steps from zero, in passes over the data."""
         delta = torch.zeros((1, *data.images.shape), device=place, requires_grad=True)
-        for pair in _batches(data, order, self.batch, place):
+        pairs = itertools.chain.from_iterable(_batches(data, order, self.batch, place) for _ in itertools.count())
+        for pair in itertools.islice(pairs, self.inner_steps):
             (g,) = torch.autograd.grad(self._inner(net, pair, delta), [delta])
             with torch.no_grad():
-                delta.sub_(g, alpha=self.inner_lr)
+                delta.sub_(g, alpha=self.inner_lr).clamp_(-1.0, 1.0)
         return delta
 
     def _inner(self, net: nn.Module, pair: Pair, delta: Float[Tensor, "1 c h w"]) -> Float[Tensor, ""]:
