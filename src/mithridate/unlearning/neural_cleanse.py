@@ -6,6 +6,8 @@
 Paper    Wang et al., Neural Cleanse (IEEE S&P 2019), sections IV to VI.
 Needs    labels of the reference, for the training; the reconstruction needs none. Suspects are not needed; with
          `look_at = suspects` only the classes under which they were found are looked at, and none has to be an outlier.
+Finds    a backdoor that always works. One whose success is below the threshold of the search has no small trigger that
+         passes it: on 8 x 8 digits 140 poisons of 1,400 are found, 28 are not.
 Departs  a trigger is reconstructed on images that the model does not take for its class already. The weight of the size
          starts at 1e-3 and not at 0; the success of a mask is measured after an epoch, not along it. Ten epochs of
          training in place of one. Where no class is infected, the model is left alone.
