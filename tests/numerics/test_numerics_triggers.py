@@ -125,3 +125,14 @@ def test_what_cannot_be_a_trigger_is_refused(tmp_path):
     (tmp_path / "no.png").write_bytes(b"no image")
     with pytest.raises(BadArtefact, match="MTH-0201"):
         from_png(tmp_path / "no.png", SHAPE)
+
+
+def test_sixteen_bit_and_partly_transparent_images_are_read(tmp_path):
+    Image.fromarray(np.array([[0, 65535], [65535, 0]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    deep = from_png(tmp_path / "deep.png", (1, 2, 2))
+    assert deep.pattern.tolist() == [[[0.0, 1.0], [1.0, 0.0]]] and (deep.mask == 1).all()
+    clear = np.array([[[255, 0, 0, 0], [255, 0, 0, 255]]], dtype=np.uint8)
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    red = from_png(tmp_path / "clear.png", (3, 1, 2))
+    assert red.mask.tolist() == [[[0.0, 1.0]]] and red.pattern[:, 0, 1].tolist() == [1.0, 0.0, 0.0]
+    assert from_png(tmp_path / "clear.png", (1, 1, 2)).pattern[0, 0, 1].item() == pytest.approx(76 / 255)
