@@ -226,7 +226,7 @@ def _recording(hooked: tuple[_Hooked, ...], take: Callable[[Sums], None], *, squ
     def forward(one: _Hooked, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         a = inputs[0].detach()
         if output.requires_grad:
-            output.register_hook(partial(backward, one, a))
+            output.register_hook(partial(backward, one, a))  # type: ignore[no-untyped-call] # torch's stub
 
     def backward(one: _Hooked, a: Tensor, delta: Tensor) -> None:
         with torch.no_grad():

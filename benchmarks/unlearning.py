@@ -1,0 +1,269 @@
+"""Poison unlearning: the nested search against the published one, importances against one backward pass a sample.
+
+Search: random tail-heavy importances on networks of about a million parameters. The published search takes, at every
+step, a deep copy, a NumPy percentile of all ratios, masks of all tensors and a pass over all suspects; it reads no
+importances from disk here, which the public code does. Printed are times, their ratio, and whether step, dampened set
+and weights are equal. Importances: 1,000 samples in batches of 32 against a loop of single backward passes, timed on a
+part of them; memory is the peak of the resident set in a process of its own, over what the model and data take.
+
+    python benchmarks/unlearning.py [--rounds 3] [--suspects 10 100] [--samples 1000] [--loop 200] [--json FILE]
+"""
+
+import argparse
+import copy
+import json
+import math
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mithridate.data.examples import Examples
+from mithridate.data.stores import ResidentStore
+from mithridate.models.spec import ModelSpec
+from mithridate.numerics.importance import importance, losses
+from mithridate.numerics.rng import generator
+from mithridate.unlearning._dampening import DampeningPath, Schedule
+from mithridate.unlearning._search import Rule, SuspectView, Trail, search
+
+SEARCHED = ("mlp-w4096", "convnet3-w135")
+MEASURED = ("mlp-w4096", "convnet3", "convnet3-w135", "resnet9-w24")
+SIZE = 50_000
+LEAST = {"search": 20.0, "importance": 5.0}
+MOST_MEMORY = 3.0
+
+
+def side(name: str) -> int:
+    """Return the side of a model's images: the perceptron gets its million parameters from larger ones."""
+    return 16 if name.startswith("mlp") else 8
+
+
+def model_of(name: str) -> nn.Module:
+    spec = ModelSpec(name=name, num_classes=10, channels=1, size=side(name), mean=(0.5,), std=(0.5,))
+    return spec.build(0).eval()
+
+
+def numbers(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def suspects_of(net: nn.Module, name: str, count: int) -> Examples:
+    """Random images, labelled as the network predicts them."""
+    images = torch.randint(256, (count, 1, side(name), side(name)), generator=generator(0, "images"), dtype=torch.uint8)
+    with torch.no_grad():
+        labels = net(images.float() / 255).argmax(1)
+    return Examples("suspects", ResidentStore(images), labels, tuple("0123456789"))
+
+
+def tails(net: nn.Module, name: str) -> dict[str, torch.Tensor]:
+    """Random importances; those of the suspects are far larger in the last layer, so that the search ends there."""
+    gen = generator(0, "importance", name)
+    found = {key: torch.randn(p.shape, generator=gen).mul(2).exp() for key, p in net.named_parameters()}
+    return {
+        key: value * (1e4 if key.endswith("head.weight") and name == "suspects" else 1.0)
+        for key, value in found.items()
+    }
+
+
+def published(net: nn.Module, forget: dict, keep: dict, suspects: Examples) -> tuple[int, nn.Module, torch.Tensor]:
+    """The search as it is published."""
+    x, labels = suspects.images.gather(torch.arange(len(suspects))).float() / 255, suspects.labels
+
+    def accuracy(tried: nn.Module) -> float:
+        with torch.no_grad():
+            return float((tried(x).argmax(1) == labels).double().mean())
+
+    before, q = accuracy(net), len(suspects) / SIZE / 25
+    for step in range(500):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.concatenate([(forget[name].numpy() / keep[name].numpy()).ravel() for name in forget])
+        alpha = float(np.percentile(ratio[np.isfinite(ratio)].astype(np.float64), 100 - math.log(1 + 100 * q)))
+        tried = copy.deepcopy(net)
+        masks = []
+        with torch.no_grad():
+            for name, p in tried.named_parameters():
+                chosen = forget[name].double() > alpha * keep[name].double()
+                p[chosen] *= (keep[name][chosen] / forget[name][chosen]).clamp(max=1.0)
+                masks.append(chosen.flatten())
+        if accuracy(tried) <= 0.2 * before:
+            return step, tried, torch.cat(masks)
+        q *= 1.1
+    return -1, tried, torch.cat(masks)
+
+
+def nested(net: nn.Module, forget: dict, keep: dict, suspects: Examples, *, walk: bool) -> tuple[int, nn.Module, int]:
+    """Ours."""
+    walker = copy.deepcopy(net)
+    path = DampeningPath(walker, forget, keep, Schedule(start=len(suspects) / SIZE / 25, factor=1.1))
+    rule = Rule(rho=0.2, max_tries=500, walk=walk)
+    view = SuspectView(walker, suspects)
+    trail = search(path, view, rule, lambda: True, trail=Trail(), tell=lambda word: None, keep=lambda trail: None)
+    return (-1 if trail.found is None else trail.found), walker, path.position
+
+
+def flat(net: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def searched(name: str, count: int, rounds: int) -> dict:
+    """Time both searches, alternately."""
+    net = model_of(name)
+    with torch.no_grad():
+        net.get_parameter("net.head.bias").copy_(torch.linspace(0, 1e-3, 10))
+    suspects = suspects_of(net, name, count)
+    forget, keep = tails(net, "suspects"), tails(net, "reference")
+    taken: dict[str, list[float]] = {"published": [], "walk": [], "bisect": []}
+    for _ in range(rounds):
+        for who, times in taken.items():
+            start = time.perf_counter()
+            if who == "published":
+                step, want, mask = published(net, forget, keep, suspects)
+            else:
+                found, walker, size = nested(net, forget, keep, suspects, walk=who == "walk")
+                close = torch.allclose(flat(walker), flat(want), rtol=1e-6, atol=0)
+                moved = flat(walker) != flat(net)
+                equal = found == step and size == int(mask.sum()) and close and bool((mask | ~moved).all())
+                assert equal or who == "bisect", f"{name}: step {found} of {size} entries, published {step}"
+            times.append(time.perf_counter() - start)
+    least = {who: min(times) for who, times in taken.items()}
+    line = {
+        "what": "search",
+        "model": name,
+        "parameters": numbers(net),
+        "suspects": count,
+        "steps": step + 1,
+        "dampened": int(mask.sum()),
+        "seconds": least,
+        "ratio_walk": least["published"] / least["walk"],
+        "ratio_bisect": least["published"] / least["bisect"],
+        "bisect_equal": equal,
+    }
+    print(
+        f"search      {name:14} {line['parameters']:>9,} parameters, {count:4} suspects, step {step + 1:3}: "
+        f"published {least['published']:7.2f} s, walk {least['walk']:6.3f} s ({line['ratio_walk']:.0f}x), bisect "
+        f"{least['bisect']:6.3f} s ({line['ratio_bisect']:.0f}x{'' if equal else ', another step'})",
+        flush=True,
+    )
+    return line
+
+
+def samples_of(name: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    gen = generator(0, "samples")
+    return torch.rand(count, 1, side(name), side(name), generator=gen), torch.randint(10, (count,), generator=gen)
+
+
+def looped(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """One backward pass a sample."""
+    total = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    named = list(net.named_parameters())
+    for row in range(len(x)):
+        loss = losses(net(x[row : row + 1]), "xlf", y[row : row + 1]).sum()
+        for (name, _), g in zip(named, torch.autograd.grad(loss, [p for _, p in named]), strict=True):
+            total[name] += g.abs()
+    return {name: value / len(x) for name, value in total.items()}
+
+
+def ours(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    parts = torch.arange(len(x)).split(32)
+    return importance(net, [(x[part], y[part]) for part in parts], "xlf")
+
+
+def measured(name: str, count: int, loop: int, rounds: int) -> dict:
+    """Time both ways, and read memory off processes of their own."""
+    net = model_of(name)
+    x, y = samples_of(name, count)
+    taken: dict[str, list[float]] = {"loop": [], "ours": []}
+    for _ in range(rounds):
+        start = time.perf_counter()
+        want = looped(net, x[:loop], y[:loop])
+        taken["loop"].append((time.perf_counter() - start) * count / loop)
+        start = time.perf_counter()
+        ours(net, x, y)
+        taken["ours"].append(time.perf_counter() - start)
+    found = ours(net, x[:loop], y[:loop])
+    worst = max(float((found[key] - want[key]).abs().max() / want[key].abs().max().clamp(min=1e-30)) for key in want)
+    least = {who: min(times) for who, times in taken.items()}
+    peaks = {what: peak(name, what) for what in ("pass", "ours")}
+    weights = 4 * numbers(net) / 2**20
+    activations = max(0.0, peaks["pass"] - weights)  # a pass holds the gradients too
+    share = (peaks["ours"] - activations + weights) / weights  # the model itself counts
+    line = {
+        "what": "importance",
+        "model": name,
+        "parameters": numbers(net),
+        "samples": count,
+        "seconds": least,
+        "ratio": least["loop"] / least["ours"],
+        "worst_relative_error": worst,
+        "peak_mib": peaks,
+        "model_mib": weights,
+        "memory_in_models": share,
+    }
+    print(
+        f"importance  {name:14} {line['parameters']:>9,} parameters, {count} samples: loop {least['loop']:6.2f} s, "
+        f"ours {least['ours']:6.2f} s ({line['ratio']:.1f}x), error {worst:.0e}; {peaks['ours']:.0f} MiB over "
+        f"the model's {weights:.1f}, a pass over one batch {peaks['pass']:.0f}: {share:.1f} models beside the activations",
+        flush=True,
+    )
+    return line
+
+
+def peak(name: str, what: str) -> float:
+    """Return in MiB by how much the resident set of a fresh process grows at most."""
+    command = [sys.executable, __file__, "--probe", name, what]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def probe(name: str, what: str) -> None:
+    torch.set_num_threads(1)
+    small, (a, b) = model_of("mlp-w8"), samples_of("mlp-w8", 64)
+    ours(small, a, b)  # what torch itself takes
+    looped(small, a[:2], b[:2])
+    net = model_of(name)
+    x, y = samples_of(name, 256)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if what == "pass":
+        loss = losses(net(x[:32].requires_grad_(True)), "xlf", y[:32]).sum()
+        torch.autograd.grad(loss, [x, *net.parameters()], allow_unused=True)
+    else:
+        ours(net, x, y)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--suspects", type=int, nargs="+", default=[10, 100])
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--loop", type=int, default=200)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--probe", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.probe:
+        probe(*args.probe)
+        return 0
+    torch.set_num_threads(1)
+    lines = [searched(name, count, args.rounds) for name in SEARCHED for count in args.suspects]
+    lines += [measured(name, args.samples, min(args.loop, args.samples), args.rounds) for name in MEASURED]
+    if args.json:
+        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        args.json.write_text(json.dumps({**machine, "lines": lines}, indent=1) + "\n")
+    slow = [x for x in lines if x["what"] == "search" and max(x["ratio_walk"], x["ratio_bisect"]) < LEAST["search"]]
+    slow += [x for x in lines if x["what"] == "importance" and x["ratio"] < LEAST["importance"]]
+    large = [x for x in lines if x["what"] == "importance" and x["memory_in_models"] > MOST_MEMORY]
+    for line in slow:
+        print(f"too slow: {line['what']} of {line['model']}")
+    for line in large:
+        print(f"too large: {line['what']} of {line['model']}")
+    return int(bool(slow or large))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
