@@ -76,6 +76,7 @@ _LEAST: dict[str, _Least] = {
     "multi-krum": _Least(2, 3),
     "bulyan": _Least(4, 3),
     "multi-bulyan": _Least(4, 3),
+    "multi-bulyan-ext": _Least(4, 3),
 }
 
 _ROBUST = "Allouah et al. (AISTATS 2023)"
