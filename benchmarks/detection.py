@@ -1,4 +1,4 @@
-"""Scans of poisoned and clean digits models: who is suspected, how many rightly, and how often a clean model is accused.
+"""Scans of poisoned and clean digits models: who is suspected, how many rightly, how often clean models are accused.
 
     python benchmarks/detection.py [--seeds 4] [--clean 12] [--large]
 

@@ -116,11 +116,12 @@ def test_an_unknown_code(run: Any) -> None:
 
 def test_list_names_what_can_be_named(run: Any) -> None:
     document = run("list", "--json").document
-    kinds = ("attacks", "defenses", "models", "recipes", "datasets", "scenarios", "papers")
+    kinds = ("attacks", "defenses", "detectors", "models", "recipes", "datasets", "scenarios", "papers")
     assert set(document) == {*kinds, "rules", "pre-aggregators", "adversaries"}
     assert set(rows(document, "rules")) >= {"mean", "median", "trimmed-mean", "multi-krum", "multi-bulyan"}
     assert set(rows(document, "pre-aggregators")) >= {"nnm", "bucketing", "clipping", "arc"}
     assert set(rows(document, "adversaries")) >= {"alie", "ipm", "mimic"}
+    assert set(rows(document, "detectors")) >= {"spectral", "activation-clustering", "spectre", "strip", "beatrix"}
     assert set(rows(document, "attacks")) >= {"none", "noise", "witches-brew"}
     assert set(rows(document, "defenses")) >= {"none", "friendly-noise"}
     assert set(rows(document, "models")) >= {"mlp", "resnet18", "timm:NAME", "FILE.py:factory"}

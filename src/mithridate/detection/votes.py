@@ -7,7 +7,7 @@
     class c stands out          if A(c), averaged over two neighbouring shares, is above `gate` max(1, sqrt(4 / j))
     a detector votes for x      if log z(x) > median + `reach` max(1.4826 MAD, floor)    of the log T(c), at the smaller
                                 of the two shares at which the leading class stands out most
-    x is suspected              if its class leads and stands out, and at least `quorum` of the detectors vote for it;
+    x is suspected              if its class leads and stands out, and at least `quorum` of the detectors vote for it, and two;
                                 at most `most` rows
 
 The classes are each other's yardstick, so that neither the law of the scores nor the share of poisons need be known.
@@ -134,7 +134,7 @@ def vote(scores: Mapping[str, Float64[Tensor, " n"]], labels: Int64[Tensor, " n"
         skipped=tuple(label for label in counts if label not in judged),
     )
     if ballot.decided and leading is not None and ballot.anomalies[leading] > jury.gate_for(len(scores)):
-        enough = math.ceil(jury.quorum * len(scores) - 1e-9)
+        enough = max(min(2, len(scores)), math.ceil(jury.quorum * len(scores) - 1e-9))
         chosen = order[((votes >= enough) & (labels == leading))[order]][: jury.most]
         ballot.suspect[chosen] = True
     return ballot
