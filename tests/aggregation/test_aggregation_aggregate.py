@@ -1,6 +1,8 @@
 """`aggregate` and the engine behind it: hand vectors of the median family, laws of every rule, dead rows, buffers."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from itertools import combinations
 
@@ -247,7 +249,7 @@ def test_buffers_that_do_not_fit_are_refused() -> None:
     ]
     for out, message in cases:
         with pytest.raises(Misuse, match=f"MTH-0525.*{message}"):
-            aggregate(rows, "median", out=out)  # type: ignore[arg-type]
+            aggregate(rows, "median", out=out)
     assert torch.equal(rows, randn(5, 6))
 
 
@@ -357,3 +359,84 @@ def test_codes_of_the_room_are_in_the_catalogue() -> None:
         for path in Path(str(package.__file__)).parent.rglob("*.py"):
             used |= set(re.findall(r'"(MTH-\d{4})"', path.read_text()))
     assert {f"MTH-05{number}" for number in range(20, 27)} <= used <= set(CODES)
+
+
+def test_dead_rows_beyond_what_a_pre_aggregator_bears_are_an_error() -> None:
+    """The median alone bears a minority of them; neighbourhoods of n - f rows would hold dead ones and spread them."""
+    rows = randn(9, 5)
+    rows[:2] = NAN
+    assert vector(rows, "median", None).isfinite().all()
+    with pytest.raises(Misuse, match="2 of 9 rows hold NaN or infinity") as found:
+        aggregate(rows, "median", pre=["nnm"])
+    assert found.value.code == "MTH-0524"
+    assert vector(rows, "median", 2, pre=["nnm"]).isfinite().all()
+
+
+def test_what_is_no_method_or_buffer_is_an_error_that_says_so() -> None:
+    """In a process of its own: types are checked before our code sees them in this one."""
+    code = """
+import torch
+from mithridate import aggregate
+from mithridate.aggregation.median import Median
+from mithridate.aggregation.pre.nnm import NearestNeighborMixing
+from mithridate.core.errors import Misuse
+rows = torch.ones(5, 3)
+for given in (dict(rule=None), dict(rule=Median), dict(pre=[3]), dict(pre=[NearestNeighborMixing]), dict(out=[1]),
+              dict(out=rows.numpy()[0]), dict(rows=[{"w": torch.ones(2)}] * 5, out={"w": [0.0]})):
+    try:
+        aggregate(**dict(rows=rows, rule="median") | given)
+    except Misuse as error:
+        print(error.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.split() == 4 * ["MTH-0110"] + 3 * ["MTH-0525"]
+
+
+def test_one_pre_aggregator_needs_no_list() -> None:
+    rows = randn(9, 5)
+    assert torch.equal(vector(rows, "median", 2, pre="nnm"), vector(rows, "median", 2, pre=["nnm"]))
+
+
+BUFFERS = {
+    "shape that broadcasts": {"w": torch.empty(4, 2, 3, dtype=F64), "b": torch.empty(3, dtype=F64)},
+    "other shape": {"w": torch.empty(4, dtype=F64), "b": torch.empty(3, dtype=F64)},
+    "other type": {"w": torch.empty(2, 3, dtype=F64), "b": torch.empty(3)},
+}
+
+
+@pytest.mark.parametrize("out", BUFFERS.values(), ids=BUFFERS)
+def test_buffers_by_name_fit_or_nothing_is_written(out: dict[str, Tensor]) -> None:
+    rows = [{"w": randn(2, 3, seed=i), "b": randn(3, seed=i + 9)} for i in range(5)]
+    with pytest.raises(Misuse) as found:
+        aggregate(rows, "median", out=out)
+    assert found.value.code == "MTH-0525"
+
+
+def test_a_row_is_no_buffer() -> None:
+    rows = [{"w": randn(2, 3, seed=i), "b": randn(3, seed=i + 9)} for i in range(5)]
+    before = rows[0]["w"].clone()
+    with pytest.raises(Misuse, match="in the memory of the rows"):
+        aggregate(rows, "median", out=rows[0])
+    assert torch.equal(rows[0]["w"], before)
+
+
+def test_a_state_has_the_form_of_a_row() -> None:
+    """The previous result of centered clipping counts, whatever the form of the rows and the order of its names."""
+    rows = [{"w": randn(2, 3, seed=i), "b": randn(3, seed=i + 9)} for i in range(5)]
+    last = {"b": 5 * randn(3, seed=50), "w": 5 * randn(2, 3, seed=51)}
+    found = aggregate(rows, "centered-clipping", tau=0.5, state=last)
+    flat = torch.stack([torch.cat([row["w"].flatten(), row["b"]]) for row in rows])
+    wanted = vector(flat, "centered-clipping", None, tau=0.5, state=torch.cat([last["w"].flatten(), last["b"]]))
+    assert isinstance(found, dict)
+    assert torch.equal(torch.cat([found["w"].flatten(), found["b"]]), wanted)
+    for bad in (torch.zeros(4, dtype=F64), torch.full((9,), NAN, dtype=F64)):
+        with pytest.raises(Misuse, match="the state") as error:
+            aggregate(flat, "centered-clipping", state=bad)
+        assert error.value.code == "MTH-0525"
+
+
+@pytest.mark.parametrize("rows", [torch.ones(5, 4).to_sparse(), torch.ones(5, 4, device="meta")])
+def test_rows_without_dense_data_are_an_error(rows: Tensor) -> None:
+    with pytest.raises(Misuse, match="rows are dense tensors") as found:
+        aggregate(rows, "median")
+    assert found.value.code == "MTH-0523"

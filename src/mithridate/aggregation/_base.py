@@ -169,6 +169,10 @@ class AbstractPreAggregator(Checked, ABC):
         """Return how many rows come out of so many; as many unless a class says otherwise."""
         return num_rows
 
+    def tolerated(self, num_rows: int) -> int:
+        """Return how many of so many rows may be dead; any number unless a class says otherwise."""
+        return num_rows
+
     @abstractmethod
     def mix(self, points: Geometry, gen: torch.Generator) -> Float64[Tensor, "l m"]:
         """Return the mixtures that replace the points; dead points get zero, a row of zeros is a dead mixture."""

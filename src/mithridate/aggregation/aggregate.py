@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from mithridate.aggregation._base import AbstractCombiner, AbstractPreAggregator, State
@@ -22,7 +24,7 @@ def aggregate(
     rule: str | AbstractCombiner = "multi-krum",
     *,
     f: int | None = None,
-    pre: Sequence[str | AbstractPreAggregator] = (),
+    pre: str | Sequence[str | AbstractPreAggregator] = (),
     out: Tensor | Mapping[str, Tensor] | None = None,
     state: State = None,
     seed: int = 0,
@@ -37,7 +39,8 @@ def aggregate(
         f: How many rows may lie, for a rule or pre-aggregator by name that has it; the default of its class if None.
         pre: Pre-aggregators in the order in which they apply, by name or as objects.
         out: Buffers for the result, in its form.
-        state: What a rule with a memory starts from, such as the previous result for centered clipping.
+        state: What a rule with a memory starts from, such as the previous result for centered clipping, in the form of
+            a row.
         seed: For rules and pre-aggregators that draw.
         on_nonfinite: Whether rows with NaN or infinity count as liars ("count") or are left out first ("exclude").
         options: Fields of the rule, if it is given by name.
@@ -48,7 +51,8 @@ def aggregate(
     Raises:
         Misuse: Rows that do not fit together, too few rows for f, more dead rows than f, unknown names or options.
     """
-    view = RowView.of(rows)
+    listed = rows if isinstance(rows, Tensor) else list[Any](rows)
+    view = RowView.of(listed)
     chosen = named_rule(rule, f=f, pre=pre, **options)
     if on_nonfinite not in ("count", "exclude"):
         raise Misuse("MTH-0110", f"on_nonfinite must be one of count, exclude, got {on_nonfinite!r}")
@@ -59,7 +63,9 @@ def aggregate(
         if buffer.shape.numel() != view.d or not buffer.is_contiguous():
             raise Misuse("MTH-0525", f"the buffer has shape {tuple(buffer.shape)}, the result has {view.d} coordinates")
         buffer = buffer.detach().view(-1)
-    start = chosen.init() if state is None else state
+    elif out is not None:
+        _check_buffers(view, out)
+    start = chosen.init() if state is None else _flat_state(listed, state)
     vector, _ = combine(view, chosen, state=start, gen=generator(seed, "aggregate", device=view.device), out=buffer)
     result = view.like(vector)
     if isinstance(out, Tensor):
@@ -71,7 +77,7 @@ def named_rule(
     rule: str | AbstractCombiner,
     *,
     f: int | None = None,
-    pre: Sequence[str | AbstractPreAggregator] = (),
+    pre: str | Sequence[str | AbstractPreAggregator] = (),
     **options: object,
 ) -> AbstractCombiner:
     """Return a rule, behind pre-aggregators if there are any, from names or objects.
@@ -88,14 +94,24 @@ def named_rule(
                 hint="set it in the object, or give the rule by name",
             )
         chosen = rule
-    else:
+    elif isinstance(rule, str):
         made = _named(RULES, rule, f, options, strict=True)
         assert isinstance(made, AbstractCombiner)
         chosen = made
-    stages = [_named(PRE_AGGREGATORS, stage, f, {}, strict=False) if isinstance(stage, str) else stage for stage in pre]
-    kept = tuple(stage for stage in stages if isinstance(stage, AbstractPreAggregator))
-    assert len(kept) == len(stages), "a pre-aggregator by name is one by class"
-    return Pipeline(pre=kept, rule=chosen) if kept else chosen
+    else:
+        raise _odd_method("rule", rule)
+    stages = []
+    for stage in [pre] if isinstance(pre, str) else pre:
+        built = _named(PRE_AGGREGATORS, stage, f, {}, strict=False) if isinstance(stage, str) else stage
+        if not isinstance(built, AbstractPreAggregator):
+            raise _odd_method("pre", stage)
+        stages.append(built)
+    return Pipeline(pre=tuple(stages), rule=chosen) if stages else chosen
+
+
+def _odd_method(what: str, given: object) -> Misuse:
+    kind = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    return Misuse("MTH-0110", f"{what} takes a name or an object, got {kind}", hint="call a class, such as Krum(f=2)")
 
 
 def _named(
@@ -117,10 +133,37 @@ def _finite_only(rows: RowView) -> RowView:
     return rows if len(kept) == rows.n else rows.only(kept)
 
 
-def _into(result: Tensor | dict[str, Tensor], out: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _flat_state(rows: Tensor | list[Any], state: State) -> State:
+    """Return a state that comes in the form of a row as the rules keep it: flat, in the order of the rows."""
+    if isinstance(rows, Tensor):
+        return state
+    alike = isinstance(state, Tensor) and isinstance(rows[0], Tensor) and state.shape == rows[0].shape
+    named = isinstance(state, Mapping) and isinstance(rows[0], Mapping) and state.keys() == rows[0].keys()
+    return RowView.of([rows[0], state]).row(1) if alike or named else state
+
+
+def _check_buffers(rows: RowView, out: object) -> None:
+    """Refuse buffers that do not have the result's form, before anything is computed or written."""
+    result = rows.like(torch.empty(rows.d, dtype=rows.dtype, device="meta"))
+    if not isinstance(out, Mapping):
+        raise Misuse("MTH-0525", f"the buffer is a {type(out).__name__}, not a tensor or a dict of tensors")
     if isinstance(result, Tensor) or result.keys() != out.keys():
         names = "one tensor" if isinstance(result, Tensor) else ", ".join(sorted(result)[:5])
-        raise Misuse("MTH-0525", f"the buffers have the names {', '.join(sorted(out)[:5])}, the result has {names}")
+        given = ", ".join(sorted(map(str, out))[:5])
+        raise Misuse("MTH-0525", f"the buffers have the names {given}, the result has {names}")
+    for name, tensor in result.items():
+        buffer = out[name]
+        if not isinstance(buffer, Tensor) or buffer.shape != tensor.shape or buffer.dtype != rows.dtype:
+            found = f"{tuple(buffer.shape)} of {buffer.dtype}" if isinstance(buffer, Tensor) else type(buffer).__name__
+            raise Misuse(
+                "MTH-0525", f"the buffer of {name!r} is {found}, the result {tuple(tensor.shape)} of {rows.dtype}"
+            )
+        if rows.shares_memory(buffer):
+            raise Misuse("MTH-0525", f"the buffer of {name!r} lies in the memory of the rows, which are not written to")
+
+
+def _into(result: Tensor | dict[str, Tensor], out: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    assert isinstance(result, dict), "buffers by name were held against the result"
     for name, tensor in result.items():
         out[name].detach().copy_(tensor)
     return dict(out)

@@ -116,6 +116,8 @@ def _by_points(
     out: Float[Tensor, " d"] | None,
 ) -> tuple[Float[Tensor, " d"], State]:
     reference = rule.reference(state)
+    if reference is not None:
+        _check_reference(rows, reference)
     extra = None if reference is None else reference.to(rows.device)[None]
     points = geometry(rows, extra=extra)
     refuse_dead(~points.alive[: rows.n], allowed, type(rule).__name__)
@@ -177,6 +179,16 @@ def row_norms(rows: RowView) -> Float64[Tensor, " n"]:
     for start, stop in rows.segments(1 << 14):
         total += torch.linalg.vector_norm(rows.block(start, stop), dim=1, dtype=torch.float64).square()
     return total.sqrt().cpu()
+
+
+def _check_reference(rows: RowView, reference: Tensor) -> None:
+    """Refuse a previous result that is no row: not one of the rule's own, but given by a caller."""
+    if reference.shape != (rows.d,):
+        raise Misuse(
+            "MTH-0525", f"the state has shape {tuple(reference.shape)}, the rows have {rows.d} coordinates each"
+        )
+    if not bool(reference.isfinite().all()):
+        raise Misuse("MTH-0525", "the state, a previous result, holds NaN or infinity", hint="begin again without it")
 
 
 def _check_out(rows: RowView, out: Tensor) -> None:

@@ -35,10 +35,12 @@ class Pipeline(AbstractCombiner):
         self.rule.check(num_rows)
 
     def tolerated(self, num_rows: int) -> int:
-        """Return what the rule bears: no pre-aggregator makes two dead rows of one."""
+        """Return what every stage bears and the rule: no pre-aggregator makes two dead rows of one."""
+        allowed = num_rows
         for stage in self.pre:
+            allowed = min(allowed, stage.tolerated(num_rows))
             num_rows = stage.output_rows(num_rows)
-        return self.rule.tolerated(num_rows)
+        return min(allowed, self.rule.tolerated(num_rows))
 
     def init(self) -> State:
         """Return the rule's state."""

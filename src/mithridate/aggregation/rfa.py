@@ -4,8 +4,8 @@
 
 Paper    Pillutla, Kakade, Harchaoui (IEEE Transactions on Signal Processing, 2022), arXiv 1912.13445; the defaults nu =
          0.1, T = 3 and z_0 = 0 are those of two public implementations.
-Promise  none as a median: three steps from the origin are not the geometric median, and the result moves when all rows
-         do. Use `geometric-median` for that; this rule is for comparison with published runs.
+Promise  none as a median: three steps from the origin are not the geometric median, and the result does not follow
+         rows that are all shifted. Use `geometric-median` for that; this rule is for comparison with published runs.
 Needs    the Gram matrix and the norms.
 Cost     n^2 d multiply-adds, then T n^2, then n d.
 Departs  rows with non-finite entries are left out.

@@ -538,7 +538,7 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-0522": Explanation(
         "rows do not fit together",
-        "All rows have the same shape, type, device and, as dicts, the same names; one tensor of rows has two dimensions.",
+        "All rows have the same shape, type, device and, as dicts, the same names; one tensor of rows is two-dimensional.",
         "Collect them from the same model, and convert them to one type on one device.",
     ),
     "MTH-0523": Explanation(
@@ -552,8 +552,8 @@ CODES: dict[str, Explanation] = {
         "Look at the rows that the message names; raise f, or leave them out with on_nonfinite='exclude'.",
     ),
     "MTH-0525": Explanation(
-        "the buffer does not fit the result",
-        "A buffer for the result has its shape, type and device, and shares no memory with the rows.",
+        "a buffer or a state does not fit the rows",
+        "A buffer has the result's shape, type and device and shares no memory with the rows; a state is a finite row.",
         "Allocate it like one row, or leave it out.",
     ),
     "MTH-0526": Explanation(
@@ -583,13 +583,13 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-0540": Explanation(
         "more rows to average than the rule may",
-        "Multi-Krum averages m of n rows, of which f may lie; more than n - f of them would include a liar for certain.",
+        "Multi-Krum averages m of n rows, of which f may lie; more than n - f of them are sure to include a liar.",
         "Lower m, or leave it out: n - f - 2 is the value of the theory.",
     ),
     "MTH-0541": Explanation(
         "too many subsets",
-        "SMEA searches for the best subset of n - f rows. Bounds cut the search short where rows differ in spread; where "
-        "they do not, all n! / (f! (n - f)!) subsets have to be looked at.",
+        "SMEA searches for the best subset of n - f rows. Bounds cut the search short where rows differ in spread; "
+        "where they do not, all n! / (f! (n - f)!) subsets have to be looked at.",
         "Raise `limit` and wait, lower f, or use mda (fast and exact) or caf.",
     ),
     "MTH-0542": Explanation(

@@ -134,6 +134,9 @@ class RowView:
                     raise _odd(number, f"has the type{where}", tensor.dtype, like.dtype)
                 if tensor.device != like.device:
                     raise _odd(number, f"is{where} on the device", tensor.device, like.device)
+        if like.layout != torch.strided or like.is_meta:
+            kind = "a tensor without data" if like.is_meta else f"of the layout {like.layout}"
+            raise Misuse("MTH-0523", f"rows are dense tensors, got {kind}", hint="convert them first")
         if not like.dtype.is_floating_point:
             raise Misuse("MTH-0523", f"rows are of a floating-point type, got {like.dtype}", hint="convert them first")
         order = orders or {name: tuple(range(tensor.dim())) for name, tensor in first.items()}

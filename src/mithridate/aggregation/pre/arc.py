@@ -4,7 +4,8 @@
 
 Paper    Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan, "Adaptive gradient clipping for robust federated learning"
          (ICLR 2025), arXiv 2405.14432; k as in byzfl.
-Promise  the bound follows the honest norms, as more than f rows are clipped to a norm that an honest row reaches.
+Promise  the bound follows the honest norms: k is at least f for n >= 2f + 1, so one of the k + 1 longest rows is honest
+         and the bound is no longer than that one.
 Needs    the norms, and n >= 2f + 1.
 Cost     n log n beside the Gram pass.
 Departs  a row with non-finite entries is one of the longest and stays infinitely far: it is not clipped to a vote.

@@ -34,6 +34,11 @@ class NearestNeighborMixing(AbstractPreAggregator):
         """Raise `Misuse` unless n >= 2f + 1."""
         require("nnm", num_rows, self.f)
 
+    def tolerated(self, num_rows: int) -> int:
+        """Return f: a neighbourhood of n - f rows would have to hold dead ones beyond that."""
+        del num_rows
+        return self.f
+
     def mix(self, points: Geometry, gen: torch.Generator) -> Float64[Tensor, "m m"]:
         """Return each point's neighbourhood, the point itself first."""
         del gen
