@@ -134,9 +134,16 @@ def _read(file: Path, name: str | None) -> Description:
     schema = plain.get("schema") if isinstance(plain, dict) else None
     if schema != SCHEMA:
         raise BadArtefact("MTH-0883", f"{file} has schema {str(schema)[:60]!r}, this version reads {SCHEMA!r}")
+    named = str(plain.get("name"))
+    if name is None and parse_name(named).kind not in _HARMLESS:
+        raise Misuse(
+            "MTH-0884",
+            f"{file} names the network {named[:200]!r}, which would be fetched or executed",
+            hint="if you trust it, say so: --model NAME",
+        )
     try:
         spec = ModelSpec(
-            name=name or str(plain["name"]),
+            name=name or named,
             num_classes=plain["num_classes"],
             channels=plain["channels"],
             size=plain["size"],
@@ -148,10 +155,4 @@ def _read(file: Path, name: str | None) -> Description:
         raise BadArtefact("MTH-0883", f"{file} is no description of a model: {str(error)[:200]}") from error
     if len(about.classes) != spec.num_classes:
         raise BadArtefact("MTH-0883", f"{file} names {len(about.classes)} classes of {spec.num_classes}")
-    if name is None and parse_name(spec.name).kind not in _HARMLESS:
-        raise Misuse(
-            "MTH-0884",
-            f"{file} names the network {spec.name!r}, which would be fetched or executed",
-            hint=f"if you trust it, say so: --model {spec.name}",
-        )
     return about

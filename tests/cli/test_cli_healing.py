@@ -1,0 +1,170 @@
+"""`scan`, `heal` and `verify-heal` as typed: wrong inputs by their codes, a clean model, and the whole way once."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mithridate.data.sources import load
+from mithridate.detection.scan import scan
+from mithridate.detection.suspects import Suspects
+from mithridate.models.saved import Description, load_model, save_model
+from mithridate.numerics.triggers import patch
+from mithridate.training.contracts import model_spec
+
+Run = Callable[..., Any]
+HEAL = ("heal", "m", "--suspects", "s.parquet", "--reference", "digits", "-o", "healed", "--json")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Description, Suspects]:
+    os.environ.setdefault("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    data = load("digits")
+    about = Description(spec=model_spec(data, "mlp-w8"), classes=data.train.classes, data={"source": "digits"})
+    table = scan(about.spec.build(0).eval(), data.train, ("loss",))
+    return about, replace(table, suspect=torch.zeros(len(table), dtype=torch.bool))
+
+
+@pytest.fixture
+def here(run: Run, found: tuple[Description, Suspects]) -> Path:
+    """An untrained model `m`, its scan without suspects `s.parquet`, and one with eight of class 0, `some.parquet`."""
+    about, table = found
+    save_model(about.spec.build(0), about, Path("m"))
+    table.write(Path("s.parquet"))
+    some = torch.zeros(len(table), dtype=torch.bool)
+    some[(table.labels == 0).nonzero().flatten()[:8]] = True
+    replace(table, suspect=some).write(Path("some.parquet"))
+    patch((1, 8, 8), size=2).save("patch.png")
+    return Path.cwd()
+
+
+def code(run: Run, *words: str) -> str:
+    outcome = run(*words)
+    assert outcome.code == 2, outcome
+    return str(outcome.document["error"]["code"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("heal", "--json"), "MTH-0125"),
+        (("heal", "m", "--demo", "--json"), "MTH-0125"),
+        ((*HEAL, "--method", "xlv"), "MTH-0101"),
+        ((*HEAL, "--method", "xlf:rho"), "MTH-0125"),
+        ((*HEAL, "--method", "xlf:roh=0.1"), "MTH-0123"),
+        ((*HEAL, "--guard", "2"), "MTH-0105"),
+        ((*HEAL, "--poison-rate", "many"), "MTH-0105"),
+        ((*HEAL, "--gate", "accuracy_drop<0.1"), "MTH-0733"),
+        (("heal", "m", "--suspects", "absent", "--reference", "digits", "--json"), "MTH-0867"),
+        (("heal", "absent", "--suspects", "s.parquet", "--reference", "digits", "--json"), "MTH-0881"),
+        (("scan", "m", "digits", "--detector", "spectrol", "--json"), "MTH-0101"),
+        (("scan", "m", "digitz", "--json"), "MTH-0101"),
+        (("scan", "absent", "digits", "--json"), "MTH-0881"),
+        (("verify-heal", "m", "absent", "--json"), "MTH-0881"),
+        (("verify-heal", "m", "m", "--trigger", "patch.png", "--target", "ten", "--json"), "MTH-0887"),
+    ],
+)
+def test_wrong_use_by_its_code(run: Run, here: Path, words: tuple[str, ...], expected: str) -> None:
+    assert code(run, *words) == expected
+
+
+def test_a_model_without_suspects_is_left_alone(run: Run, here: Path) -> None:
+    outcome = run(*HEAL)
+    plain = outcome.document
+    assert outcome.code == 0
+    assert (plain["suspects"], plain["healed"], plain["left_alone"]) == (0, False, True)
+    assert plain["verdict"]["sentence"].startswith("Left alone")
+    assert Path("healed/report.html").is_file() and not Path("healed/model.safetensors").exists()
+
+
+def test_weights_that_are_not_finite(run: Run, here: Path, found: tuple[Description, Suspects]) -> None:
+    model = found[0].spec.build(0)
+    with torch.no_grad():
+        next(iter(model.parameters())).view(-1)[0] = float("nan")
+    save_model(model, found[0], Path("m"))
+    assert code(run, *HEAL) == "MTH-0826"
+    assert code(run, "scan", "m", "digits", "--json") == "MTH-0826"
+
+
+def test_another_architecture(run: Run, here: Path, found: tuple[Description, Suspects]) -> None:
+    path = Path("m/model.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": "mlp-w9"}))
+    assert code(run, *HEAL) == "MTH-0411"
+
+
+def test_fewer_classes_than_labels(run: Run, here: Path, found: tuple[Description, Suspects]) -> None:
+    spec = replace(found[0].spec, num_classes=9)
+    save_model(spec.build(0), Description(spec=spec, classes=tuple("012345678")), Path("m"))
+    assert code(run, *HEAL) == "MTH-0885"
+    save_model(spec.build(0), Description(spec=spec, classes=tuple("012345678")), Path("n"))
+    save_model(found[0].spec.build(0), found[0], Path("m"))
+    assert code(run, "verify-heal", "m", "n", "--trigger", "patch.png", "--json") == "MTH-0888"
+
+
+def test_suspects_of_other_data(run: Run, here: Path) -> None:
+    assert code(run, *HEAL[:3], "some.parquet", *HEAL[4:], "--per-class", "9") == "MTH-0869"
+
+
+def test_suspects_that_are_clean_do_no_harm(run: Run, here: Path) -> None:
+    outcome = run(*HEAL[:3], "some.parquet", *HEAL[4:], "--trigger", "patch.png")
+    assert outcome.code in (1, 3), outcome
+    plain = outcome.document
+    assert plain["suspects"] == 8 and not plain["healed"]
+    assert plain["clean_accuracy_after"] >= plain["clean_accuracy_before"] - 0.05
+    assert plain["verdict"]["reasons"]
+
+
+def test_the_same_model_was_not_healed(run: Run, here: Path) -> None:
+    outcome = run("verify-heal", "m", "m", "--trigger", "patch.png", "--json")
+    assert outcome.code in (1, 3)
+    assert outcome.document["attack_success_rate_before"] == outcome.document["attack_success_rate_after"]
+
+
+def test_healers_and_detectors_are_listed(run: Run) -> None:
+    assert "xlf" in [row["name"] for row in run("list", "healers", "--json").document["healers"]]
+    assert "spectral" in [row["name"] for row in run("list", "detectors", "--json").document["detectors"]]
+
+
+@pytest.mark.slow
+def test_from_a_poisoned_model_to_a_verified_one(run: Run, here: Path) -> None:
+    demo = run("heal", "--demo", "-o", "demo", "--json")
+    assert demo.code == 0, demo
+    plain = demo.document
+    assert plain["healed"] and plain["attack_success_rate_before"] > 0.7
+    assert plain["attack_success_rate_after"] < 0.2
+    again = run("heal", "--demo", "-o", "demo", "--json").document
+    assert {**again, "folder": 0} == {**plain, "folder": 0}
+
+    model, pack = "demo/poisoned", ("--pack", "demo/pack")
+    scanned = run("scan", model, "digits", *pack, "-o", "t.parquet", "--json")
+    assert scanned.code == 0 and 0 < scanned.document["suspects"] <= 10
+    words = ("heal", model, "--suspects", "t.parquet", "--reference", "digits", *pack, "-o", "healed", "--json")
+    assert run(*words).code == 0
+    for after, expected in (("healed", 0), (model, 1)):
+        assert run("verify-heal", model, after, "--trigger", "patch.png", "--json").code == expected
+    undone = load_undone(Path(model), Path("healed"))
+    assert undone
+
+
+def load_undone(before: Path, after: Path) -> bool:
+    """Tell whether the undo file turns the healed model back into the given one, bit for bit."""
+    from mithridate.models.saved import describe
+    from mithridate.unlearning.undo import Undo
+
+    old, new = load_model(before, describe(before)), load_model(after, describe(after))
+    Undo.load(after / "undo.safetensors").apply(new)
+    return all(torch.equal(value, new.state_dict()[name]) for name, value in old.state_dict().items())
+
+
+def test_help_leaves_torch_alone() -> None:
+    script = (
+        "import sys; from mithridate.cli.main import main; main(['heal', '--help']); assert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
