@@ -3,7 +3,7 @@
 The nodes are those of `byzantine`, with real models and real data; only the network is simulated, with random delays.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -69,7 +69,7 @@ def run_nodes(
         tell: Is told how far the first of these nodes is.
 
     Raises:
-        WorkError: MTH-0960, an honest node stopped.
+        WorkError: An honest node stopped; with the code of its error.
     """
     first = holders(cluster)[0]
 
@@ -96,11 +96,20 @@ def run_nodes(
         seed=cluster.seed,
         until=holders(cluster),
     )
-    for node in holders(cluster):
+    require_finished(found, holders(cluster))
+    return found
+
+
+def require_finished(found: Simulation[Any], nodes: Iterable[int]) -> None:
+    """Raise `WorkError` if one of the nodes stopped.
+
+    Raises:
+        WorkError: With the code and the words of its error.
+    """
+    for node in nodes:
         if node in found.failures:
             error = found.failures[node]
             raise WorkError(error.code, f"node {node}: {error.message}", hint=error.hint)
-    return found
 
 
 def accuracies(cluster: ClusterConfig, found: Simulation[Outcome | None]) -> list[float]:
@@ -118,6 +127,14 @@ def noting(cluster: ClusterConfig, note: Note) -> Callable[[Post], None]:
             post.mouth = Noted(post.mouth, note)
 
     return prepare
+
+
+WORDS: Mapping[Status, str] = {
+    Status.PASS: "holds",
+    Status.FAIL: "did not reproduce",
+    Status.INCONCLUSIVE: "is undecided",
+}
+"""What is said of a claim."""
 
 
 @final

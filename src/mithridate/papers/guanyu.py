@@ -23,7 +23,7 @@ from mithridate.core.seeds import address
 from mithridate.core.verdicts import Status
 from mithridate.data.sources import DataSet, load
 from mithridate.papers._base import AbstractGridPaper, Document, Results, Scale
-from mithridate.papers._nodes import Part, above, accuracies, at_most, noting, run_nodes, whole
+from mithridate.papers._nodes import WORDS, Part, above, accuracies, at_most, noting, run_nodes, whole
 from mithridate.papers._stats import Mean, mean_of_runs
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -192,7 +192,7 @@ class GuanYu(AbstractGridPaper):
         ]
         status = whole(parts)
         sentence = (
-            f"The claim {_WORDS[status]} at this scale: against a trusted server under the same lying workers, "
+            f"The claim {WORDS[status]} at this scale: against a trusted server under the same lying workers, "
             f"replicated servers lose at most {worst.loss(found).points()} points ({worst.label}); a gather leaves at "
             f"most {_ratio(loosest)} of the distance between honest models ({loosest.label}); averaging models loses "
             f"at least {best_mean.loss(found).points()} points ({best_mean.label})."
@@ -214,9 +214,6 @@ class GuanYu(AbstractGridPaper):
                 ],
             ),
         )
-
-
-_WORDS = {Status.PASS: "holds", Status.FAIL: "did not reproduce", Status.INCONCLUSIVE: "is undecided"}
 
 
 @dataclass(frozen=True, kw_only=True)
