@@ -25,6 +25,7 @@ from mithridate.papers._stats import Mean, mean_of_runs
 Records = Mapping[str, Mapping[str, Any]]
 
 BROADCASTS: Mapping[Agreement, str] = {"mda": "plain", "rb-tm": "reliable", "icwtm": "consistent"}
+_PUBLISHED: tuple[Agreement, ...] = ("mda", "rb-tm")
 LIES = ("edge", "two-faced")
 ARMS: Mapping[str, str] = {
     "local": "local only",
@@ -163,7 +164,7 @@ class CollaborativeLearning(AbstractGridPaper):
             measured=(
                 *(
                     (label, f"run with {', '.join(f'n = {n}, f = {f}' for n, f in size.trials[kind])}")
-                    for kind, (label, _, _) in zip(("mda", "rb-tm"), self.published, strict=True)
+                    for kind, (label, _, _) in zip(_PUBLISHED, self.published, strict=True)
                 ),
                 *((part.words.partition(":")[0], part.words.partition(":")[2].strip()) for part in learnt),
             ),
