@@ -73,7 +73,7 @@ _SMALL: Mapping[Agreement, tuple[tuple[int, int], ...]] = {
     "icwtm": ((5, 1), (9, 2)),
 }
 _SIZES: dict[Scale, Size] = {
-    "smoke": Size(trials=_SMALL, vectors=5, steps=30, seeds=3, rounds=1),
+    "smoke": Size(trials=_SMALL, vectors=5, steps=25, seeds=3, rounds=1),
     "cpu": Size(trials=_SMALL, vectors=50, steps=150, seeds=10),
     "paper": Size(source="mnist", trials=_SMALL, vectors=50, steps=600, seeds=5),
 }
