@@ -1,14 +1,17 @@
 """From scores to a few suspects: what stands out in its class, which class stands out among all, and who agrees.
 
     z(x)  = (s(x) - median) / (1.4826 MAD)          of each detector, inside each class
-    T(c)  = the q m-th largest z of the m rows of class c, at least 1: its tail, for shares q of a class that begin with
-            `few` rows and grow by sqrt(2) up to LARGEST; a group of poisons moves it, one odd image does not
+    T(c)  = the `few`-th largest z of the class, at least 1: its tail; a group of poisons moves it, one odd image not
+            (`few` in the class of middle size, and the same share, but no fewer, in others)
     A(c)  = (log T(c) - median) / max(1.4826 MAD, floor)    over the classes, and the mean of it over the detectors
-    class c stands out          if A(c), averaged over two neighbouring shares, is above `gate` max(1, sqrt(4 / j))
-    a detector votes for x      if log z(x) > median + `reach` max(1.4826 MAD, floor)    of the log T(c), at the smaller
-                                of the two shares at which the leading class stands out most
-    x is suspected              if its class leads and stands out, and at least `quorum` of the detectors vote for it, and two;
-                                at most `most` rows
+    class c stands out          if A(c) is above `gate` max(1, sqrt(4 / j))
+    a detector votes for x      if log z(x) > median + `reach` max(1.4826 MAD, floor)    of the log T(c)
+    x is suspected              if its class stands out most, and at least `quorum` of the detectors, and two of them,
+                                vote for it; at most `most` rows
+
+With `largest` tails are also taken further in, at shares of the class that grow by sqrt(2) up to it, and A(c) is the
+largest mean of two neighbours. That sees groups whose strength is their number; but what is large in a class is often
+natural: a perceptron on digits has two kinds of nines. On digits it found few more poisons and accused clean models.
 
 The classes are each other's yardstick, so that neither the law of the scores nor the share of poisons need be known.
 What it takes for granted: most classes are clean, and most rows of each class are. Healing wants precision more than
@@ -41,9 +44,6 @@ _PANEL = 4
 FLOOR = 0.15
 """Tails of classes that differ by less than this, as logarithms, count as equal."""
 
-LARGEST = 0.2
-"""The largest share of a class at which its tail is taken; a group of poisons may be larger."""
-
 LEAST_CLASSES = 4
 """With fewer classes than this there is no telling which of them stands out."""
 
@@ -52,10 +52,11 @@ LEAST_CLASSES = 4
 class Jury(Checked):
     """How scores become suspects."""
 
-    gate: float = param(2.5, within=In(0, 1000), doc="mean anomaly of four detectors above which a class stands out")
+    gate: float = param(2.25, within=In(0, 1000), doc="mean anomaly of four detectors above which a class stands out")
     reach: float = param(2.0, within=In(0, 1000), doc="anomaly above which a row gets a detector's vote")
     quorum: float = param(0.5, within=In(0, 1, open_lo=True), doc="share of the detectors that must vote for a row")
     few: int = param(3, within=In(1, 1000), doc="rows that the smallest group of poisons has")
+    largest: float = param(0.0, within=In(0, 0.5), doc="largest share of a class at which its tail is taken as well")
     most: int = param(10, within=In(1, 1_000_000), doc="rows that are suspected at most")
 
     def gate_for(self, detectors: int) -> float:
@@ -157,7 +158,7 @@ class _Panel:
         }
         sizes = [int((labels == label).sum()) for label in judged]
         self.judged, self.names, self.reach = judged, tuple(deviations), jury.reach
-        self.shares = shares(sizes, jury.few)
+        self.shares = shares(sizes, jury.few, jury.largest)
         self.middles: dict[tuple[int, str], tuple[float, float]] = {}
         self.means: list[dict[int, float]] = []
         for step, share in enumerate(self.shares):
@@ -201,13 +202,13 @@ class _Panel:
         }
 
 
-def shares(sizes: list[int], few: int) -> list[float]:
-    """Return the shares at which tails are taken: `few` rows of the middle class, then sqrt(2) times as many."""
+def shares(sizes: list[int], few: int, largest: float) -> list[float]:
+    """Return the shares at which tails are taken: `few` rows of the middle class, then sqrt(2) times more each."""
     if not sizes:
         return []
     share = few / sorted(sizes)[len(sizes) // 2]
     found = [share]
-    while (share := math.sqrt(2) * share) <= LARGEST:
+    while (share := math.sqrt(2) * share) <= largest:
         found.append(share)
     return found
 
