@@ -102,6 +102,19 @@ def test_what_does_not_fit_is_refused(code: str) -> None:
         step_of(**REFUSED[code])
 
 
+@pytest.mark.parametrize(
+    ("code", "options"),
+    [
+        ("MTH-0501", {"f": 99}),
+        ("MTH-0501", {"rule": "bulyan", "workers": 5, "f": 1}),
+        ("MTH-0558", {"adversary": "nan", "strength": 2.0}),
+    ],
+)
+def test_too_few_workers_are_refused_before_an_audit_begins(code: str, options: dict[str, object]) -> None:
+    with pytest.raises(Misuse, match=code):
+        RobustAggregation(**options)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("option", ["rule", "pre", "adversary"])
 def test_a_misspelt_name_is_answered_with_the_closest(option: str) -> None:
     wrong = {"rule": "multi-crum", "pre": "clippin", "adversary": "ali"}[option]

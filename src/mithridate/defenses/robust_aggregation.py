@@ -80,6 +80,9 @@ class RobustAggregation(AbstractDefense):
             for name in names:
                 if name not in registry.names():
                     raise unknown_name(registry.kind, name, registry.names())
+        self.combiner().check(self.workers)  # now, not after the attacks of an audit were crafted
+        if self.hostile:
+            self._adversary()
 
     @property
     def _stages(self) -> tuple[str, ...]:
