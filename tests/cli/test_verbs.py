@@ -117,7 +117,7 @@ def test_an_unknown_code(run: Any) -> None:
 def test_list_names_what_can_be_named(run: Any) -> None:
     document = run("list", "--json").document
     kinds = ("attacks", "defenses", "detectors", "models", "recipes", "datasets", "scenarios", "papers")
-    assert set(document) == {*kinds, "rules", "pre-aggregators", "adversaries"}
+    assert set(document) == {*kinds, "healers", "rules", "pre-aggregators", "adversaries"}
     assert set(rows(document, "rules")) >= {"mean", "median", "trimmed-mean", "multi-krum", "multi-bulyan"}
     assert set(rows(document, "pre-aggregators")) >= {"nnm", "bucketing", "clipping", "arc"}
     assert set(rows(document, "adversaries")) >= {"alie", "ipm", "mimic"}

@@ -25,7 +25,7 @@ def test_the_first_thirty_lines_say_what_for_whom_and_how() -> None:
 
 def test_the_table_of_verbs_is_complete() -> None:
     table = README.split("## Verbs")[1].split("Every verb")[0]
-    assert set(re.findall(r"`([a-z]+)`", table)) - {"html"} == VERBS
+    assert set(re.findall(r"`([a-z][a-z-]*)`", table)) == VERBS
 
 
 def test_the_table_of_exit_codes_is_complete() -> None:
