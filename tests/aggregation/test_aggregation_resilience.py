@@ -123,6 +123,9 @@ def test_a_rule_object_knows_its_own() -> None:
     assert resilience.of_rule(named_rule("cge", f=2), num_rows=9, dim=2) == ()  # type: ignore[arg-type]
     with pytest.raises(Misuse, match="MTH-0501"):
         resilience.of_rule(Krum(f=4), num_rows=9, dim=2)
+    covered, beyond = (resilience.of_rule(MultiKrum(f=3, m=m), num_rows=11, dim=2) for m in (6, 7))
+    assert [each.measure for each in covered] == ["threshold"]
+    assert beyond == (), "m > n - f - 2 is accepted, and no paper covers it"
 
 
 @pytest.mark.parametrize(

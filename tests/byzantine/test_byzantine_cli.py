@@ -29,6 +29,8 @@ BAD = {
     f"{LOCAL} --servers 4 --f-servers 1": ("MTH-0953", "4 servers cannot bear f = 1 liars: 3f + 2 = 5 are needed"),
     f"{LOCAL} --f 4 --rule median": ("MTH-0954", "10 workers cannot bear f = 4 liars: 3f + 1 = 13 are needed"),
     f"{LOCAL} --f 2 --quorum 9 --rule median": ("MTH-0951", "must be in [1, n - f] = [1, 8], got 9"),
+    f"{LOCAL} --servers -1": ("MTH-0951", "between 1 and 500 nodes can be started here, got -1 + 10"),
+    f"{LOCAL} --rule clip-noise --f 1": ("MTH-0952", "clip-noise bears no liar"),
     f"{LOCAL} --workers 0": ("MTH-0950", "needs at least one worker"),
     f"{LOCAL} --byzantine-workers 11 --attack nan": ("MTH-0951", "--byzantine-workers must be in [0, 10]"),
     f"{LOCAL} --byzantine-workers 2": ("MTH-0962", "no attack says what they do"),
@@ -80,6 +82,31 @@ def test_the_command_of_the_issue_is_understood_and_says_what_it_declares(
     assert (cluster.f("server"), cluster.quorum("server")) == (0, 4)
     assert cluster.byzantine("worker") == (12, 13)
     assert dump(cluster) == captured.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--byzantine-workers 2 --attack alie:z=-1.5", "MTH-0110"),
+        ("--rule multi-krum:m=99", "MTH-0540"),
+        ("--rule multi-krum:q=3", "MTH-0123"),
+        ("--byzantine-workers 1 --attack silent:at=3", "MTH-0123"),
+    ],
+)
+def test_a_dry_run_checks_the_options_of_methods(
+    here: Path, capsys: pytest.CaptureFixture[str], words: str, code: str
+) -> None:
+    assert main([*LOCAL.split(), *words.split()]) == 2
+    captured = capsys.readouterr()
+    assert f"error[{code}]" in captured.err
+    assert captured.out == ""
+
+
+def test_what_has_no_effect_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*LOCAL.split(), "--attack", "nan", "--protocol", "p2p", "--servers", "3"]) == 0
+    shown = capsys.readouterr().err
+    assert "nan attacks nothing, as no worker is Byzantine" in shown
+    assert "--servers 3 has no effect" in shown
 
 
 def test_init_keys_and_the_certificates_that_do_not_match(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

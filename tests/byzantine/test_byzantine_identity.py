@@ -140,3 +140,11 @@ def test_a_certificate_of_another_time_is_refused(keys, monkeypatch, shift):
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=shift)
     monkeypatch.setattr(identity, "_now", lambda: later)
     assert code_of(folder.parent / "short", 0, pins) == "MTH-0922"
+
+
+def test_an_authority_that_is_no_certificate_is_named(keys):
+    folder, pins = keys
+    (folder / AUTHORITY).write_text("no certificate")
+    with pytest.raises(BadArtefact, match=AUTHORITY) as caught:
+        Identity.load(folder, 1, pins)
+    assert caught.value.code == "MTH-0920"

@@ -1,8 +1,10 @@
 """Real processes, real sockets: a run as a user starts it, and nodes that are killed with -9 and come back."""
 
+import fcntl
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +127,31 @@ def test_a_killed_replica_and_a_killed_worker_take_part_again(started: Cluster) 
     models = {server: json.loads(started.result(server).read_text(encoding="utf-8")) for server in range(5)}
     assert all(model["correct"] / model["tested"] > 0.85 for model in models.values())
     assert models[1]["starts"] == 2
+
+
+def test_a_worker_that_is_killed_does_not_end_a_local_run(tmp_path: Path) -> None:
+    cluster = cluster_of("ssmw", nodes(servers=1, workers=4), 60, rule="mda")
+
+    def kill() -> None:
+        wait_for(lambda: any(event["event"] == "step" and event["step"] >= 5 for event in events(tmp_path, 3)))
+        file = os.open(tmp_path / ".lock", os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(file)
+        held.append(True)
+        first = next(event for event in events(tmp_path, 3) if event["event"] == "start")
+        os.kill(first["pid"], signal.SIGKILL)
+
+    held: list[bool] = []
+    killer = threading.Thread(target=kill)
+    killer.start()
+    finished = run_local(cluster, tmp_path)  # it holds its folder while it runs, and not after
+    killer.join()
+    assert held == [True]
+    assert finished.lost == {3: "signal 9"}
+    assert finished.records[0]["step"] == 60
+    assert 3 not in finished.records
+    validate(write_report(finished, command="mithridate byzantine local", gate=None))
 
 
 def test_a_run_on_this_machine_ends_with_a_report(tmp_path: Path) -> None:

@@ -71,6 +71,17 @@ def test_replicated_servers_bear_a_lying_server_and_lying_workers(gather_every: 
     assert len(rows) >= 4
 
 
+def test_pre_aggregators_apply_before_the_mean_too() -> None:
+    """Clipped to a norm of 1e-6, no gradient moves the model."""
+    clipping = {"name": "clipping", "options": {"bound": 1e-6}}
+    listed = nodes(servers=1, workers=4)
+    moved, still = (
+        models(play(cluster_of("ssmw", listed, rule="mean", pre=pre), schedule=Punctual())) for pre in ([], [clipping])
+    )
+    assert np.abs(moved).max() < 0.5
+    assert np.abs(still - 5).max() < 1e-3
+
+
 def test_means_of_models_do_not_bear_a_lying_server() -> None:
     bad = {4: "reverse"}
     cluster = cluster_of("msmw", nodes(servers=5, workers=6, bad=bad), variant="crash-tolerant", servers={"f": 1})

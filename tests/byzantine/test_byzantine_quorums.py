@@ -109,3 +109,12 @@ def test_rounds_of_the_other_agreements() -> None:
 def test_every_code_of_the_room_is_explained() -> None:
     for number in range(950, 964):
         assert f"MTH-{number:04d}" in CODES
+
+
+@pytest.mark.parametrize("rule", ["mean", "clip-noise"])
+def test_means_bear_nobody(rule: str) -> None:
+    assert quorums.largest_f(10, rule) == 0
+    quorums.check_rule(rule, nodes=10, f=0, quorum=10)
+    with pytest.raises(Misuse, match="bears no liar") as found:
+        quorums.check_rule(rule, nodes=10, f=1, quorum=9)
+    assert found.value.code == "MTH-0952"

@@ -196,6 +196,9 @@ def of_rule(rule: AbstractRobustCombiner, *, num_rows: int, dim: int) -> tuple[C
     if name != "krum" and hetero:
         return ()
     f = rule.tolerated(num_rows)
+    averaged = vars(rule).get("m")
+    if averaged is not None and averaged > num_rows - f - 2:  # accepted, but beyond what the paper covers
+        return ()
     return coefficients("krum-hetero" if hetero else name, num_rows=num_rows, f=f, dim=dim)
 
 

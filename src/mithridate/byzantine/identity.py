@@ -26,7 +26,7 @@ from mithridate.core.errors import BadArtefact, Misuse
 
 AUTHORITY = "ca.pem"
 _SIGNING = "urn:mithridate:ed25519:"
-_CAPS = Caps(file_bytes=1 << 16)
+CAPS = Caps(file_bytes=1 << 16)
 _PEM = serialization.Encoding.PEM
 
 
@@ -124,7 +124,7 @@ class Identity:
         certificates, verifiers = {}, {}
         for node, pin in sorted(pins.items()):
             path = folder / f"node-{node}.pem"
-            data = read_bytes(path, _CAPS)
+            data = read_bytes(path, CAPS)
             certificate = _certificate(data, str(path))
             _check_certificate(certificate, path, node=node, pin=pin)
             certificates[node], verifiers[node] = data, _verifier(certificate, path)
@@ -136,7 +136,9 @@ class Identity:
         if not isinstance(signer, ed25519.Ed25519PrivateKey) or _public(signer) != _public(verifiers[me]):
             raise BadArtefact("MTH-0921", f"{folder / f'node-{me}.sign'} is not the key of node {me}'s certificate")
         prints = {node: fingerprint(data) for node, data in certificates.items()}
-        return cls(me, read_bytes(folder / AUTHORITY, _CAPS), certificates, prints, key, signer, verifiers)
+        authority = read_bytes(folder / AUTHORITY, CAPS)
+        _certificate(authority, str(folder / AUTHORITY))
+        return cls(me, authority, certificates, prints, key, signer, verifiers)
 
     def sign(self, message: bytes) -> bytes:
         """Return our Ed25519 signature, 64 bytes."""
@@ -227,7 +229,7 @@ def _verifier(certificate: x509.Certificate, path: Path) -> ed25519.Ed25519Publi
 
 
 def _secret(path: Path) -> bytes:
-    data = read_bytes(path, _CAPS)
+    data = read_bytes(path, CAPS)
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise BadArtefact("MTH-0923", f"{path} may be read by others (mode {mode:04o})", hint=f"chmod 600 {path}")

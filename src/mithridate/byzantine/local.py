@@ -6,6 +6,7 @@ only in the child, where it is safe. Children tell of their progress on pipes, a
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import selectors
@@ -22,11 +23,11 @@ from typing import Any
 import torch
 
 from mithridate.byzantine.cluster import ClusterConfig, dump
-from mithridate.byzantine.identity import AUTHORITY, fingerprint, make_keys
+from mithridate.byzantine.identity import AUTHORITY, CAPS, fingerprint, make_keys
 from mithridate.byzantine.node import run_node
 from mithridate.byzantine.pins import Place, identity_of
 from mithridate.core.artefacts import disk_errors, write_atomic
-from mithridate.core.boundary import read_json
+from mithridate.core.boundary import read_bytes, read_json
 from mithridate.core.errors import Misuse, MithridateError, WorkError
 from mithridate.core.events import EventLog, NullProgress, Progress
 from mithridate.data.sources import DataSet, load
@@ -66,6 +67,7 @@ class Finished:
         records: What each node left behind, by its number; a node that was killed or misbehaved may have none.
         curve: Step and mean accuracy of the honest models, as measured on the way.
         seconds: Wall clock.
+        lost: Honest workers whose processes ended on the way, and how; the others went on without them.
     """
 
     cluster: ClusterConfig
@@ -73,6 +75,7 @@ class Finished:
     records: Mapping[int, Mapping[str, Any]]
     curve: tuple[tuple[int, float], ...]
     seconds: float
+    lost: Mapping[int, str] = field(default_factory=dict)
 
 
 def free_addresses(count: int) -> list[str]:
@@ -103,7 +106,7 @@ def settle(cluster: ClusterConfig, folder: Path) -> ClusterConfig:
     numbers = [node.id for node in cluster.nodes]
     keys = folder / "keys"
     if (keys / AUTHORITY).exists():
-        prints = {number: fingerprint((keys / f"node-{number}.pem").read_bytes()) for number in numbers}
+        prints = {number: fingerprint(read_bytes(keys / f"node-{number}.pem", CAPS)) for number in numbers}
     else:
         prints = make_keys(keys, numbers)
     places = dict(zip(numbers, free_addresses(len(numbers)), strict=True))
@@ -125,9 +128,14 @@ def run_local(cluster: ClusterConfig, folder: Path, *, progress: Progress | None
 
     Raises:
         MithridateError: What the first honest node to fail raised, such as a lost quorum; its state is saved.
-        WorkError: MTH-0960, the process of an honest node died.
+        WorkError: MTH-0960, the process of an honest node that holds a model died. Workers may: the quorum decides.
+            MTH-0710, another process is running a cluster in the folder.
     """
-    progress = progress or NullProgress()
+    with _alone(folder):
+        return _run(cluster, folder, progress or NullProgress())
+
+
+def _run(cluster: ClusterConfig, folder: Path, progress: Progress) -> Finished:
     torch.set_num_threads(1)
     data = load(cluster.data.source, per_class=cluster.data.per_class, size=cluster.data.size)
     settled = settle(cluster, folder)
@@ -149,8 +157,39 @@ def run_local(cluster: ClusterConfig, folder: Path, *, progress: Progress | None
         if path.is_file():
             records[child.node] = read_json(path)
     return Finished(
-        cluster=settled, folder=folder, records=records, curve=tuple(watch.curve()), seconds=round(seconds, 3)
+        cluster=settled,
+        folder=folder,
+        records=records,
+        curve=tuple(watch.curve()),
+        seconds=round(seconds, 3),
+        lost=watch.lost,
     )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder against other runs; nodes of a run that was just killed may hold it for a moment."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    continue
+                raise WorkError(
+                    "MTH-0710",
+                    f"another process is running a cluster in {folder}",
+                    hint="wait for it, or end it; then run the same command again",
+                ) from None
+        yield
+    finally:
+        os.close(lock)
 
 
 class _Watch:
@@ -163,6 +202,7 @@ class _Watch:
         self.byzantine = {node.id for node in cluster.nodes if node.id in cluster.byzantine(node.role)}
         self.judged = {node.id for node in cluster.nodes if node.role in holding} - self.byzantine
         self.measured: dict[int, dict[int, float]] = {}
+        self.lost: dict[int, str] = {}
         self.shown = 0
         names = f"{cluster.protocol} {cluster.variant}" if cluster.variant != "byzantine" else cluster.protocol
         progress.start(self.steps, f"{names}, {cluster.method_name}, {len(children)} nodes")
@@ -224,7 +264,7 @@ class _Watch:
         return f"{accuracy}; late most often: {late}"
 
     def _gone(self, child: Child) -> None:
-        """Deal with a child whose pipe has closed: an attacker may die, an honest node must not."""
+        """Deal with a child whose pipe has closed: attackers and workers may die, an honest model must not."""
         _, status = os.waitpid(child.pid, 0)
         child.status, child.pid = status, 0
         if child.ended or child.node in self.byzantine:
@@ -238,6 +278,10 @@ class _Watch:
         how = (
             f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.waitstatus_to_exitcode(status)}"
         )
+        if child.node not in self.judged:
+            self.lost[child.node] = how
+            self.events.write({"event": "lost", "node": child.node, "how": how})
+            return
         raise WorkError(
             "MTH-0960",
             f"the process of node {child.node} ended by {how}",

@@ -12,6 +12,7 @@ import yaml
 
 from mithridate.byzantine.cluster import ADVICE, ClusterConfig, build_cluster
 from mithridate.byzantine.sections import attack_names
+from mithridate.core.boundary import read_yaml
 from mithridate.core.errors import Misuse
 from mithridate.core.problems import read_source
 from mithridate.core.registry import unknown_name
@@ -53,14 +54,14 @@ def make_cluster(wish: Wish) -> ClusterConfig:
     protocol = wish.protocol or ("p2p" if not wish.servers else "ssmw" if wish.servers == 1 else "msmw")
     peers = protocol == "p2p"
     servers, workers = 0 if peers else wish.servers, wish.workers
+    if servers < 0 or workers < 0 or servers + workers > 500:
+        raise Misuse("MTH-0951", f"between 1 and 500 nodes can be started here, got {servers} + {workers}")
     for flag, bad, count in (
         ("--byzantine-workers", wish.byzantine_workers, workers),
         ("--byzantine-servers", wish.byzantine_servers, servers),
     ):
         if not 0 <= bad <= count:
             raise Misuse("MTH-0951", f"{flag} must be in [0, {count}] for {count} nodes, got {bad}")
-    if servers < 0 or servers + workers > 500:
-        raise Misuse("MTH-0951", f"between 1 and 500 nodes can be started here, got {servers} + {workers}")
     _check_attack(wish)
     nodes: list[dict[str, Any]] = []
     for number in range(servers + workers):
@@ -89,6 +90,22 @@ def _check_attack(wish: Wish) -> None:
             f"{wish.byzantine_servers} servers are Byzantine, and no attack says what they do",
             hint="--server-attack reverse, random-model, equivocate, ...",
         )
+
+
+def method_of(text: str) -> dict[str, Any]:
+    """Return `NAME:option=value,option=value` as a name with options.
+
+    Raises:
+        Misuse: MTH-0121 for anything else.
+    """
+    name, colon, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for item in rest.split(",") if colon else ():
+        key, equals, value = item.partition("=")
+        if not (key.strip() and equals):
+            raise Misuse("MTH-0121", f"{text!r} is not NAME or NAME:option=value,option=value")
+        options[key.strip()] = read_yaml(value.strip())
+    return {"name": name, "options": options}
 
 
 def pin(text: str, prints: Mapping[int, str]) -> str:

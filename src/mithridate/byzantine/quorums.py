@@ -59,6 +59,10 @@ RULE_NEEDS: Mapping[str, Need] = MappingProxyType(
 """Rules that need more than a majority of honest rows; every other robust rule needs 2f + 1."""
 
 
+MEANS = ("mean", "clip-noise")
+"""Rules without a vote: one liar is enough, or one row of NaN."""
+
+
 def rule_need(rule: str) -> Need:
     """Return what a rule needs of its rows. Plugins are taken to need a majority; their own `check` says more."""
     return RULE_NEEDS.get(rule, _MAJORITY)
@@ -69,9 +73,9 @@ def largest_f(nodes: int, rule: str) -> int:
 
     Args:
         nodes: Number of senders.
-        rule: Its name. The mean bears none.
+        rule: Its name. Means bear none.
     """
-    if rule == "mean":
+    if rule in MEANS:
         return 0
     need = rule_need(rule)
     return max(0, (nodes - need.plus) // (need.per_liar + 1))
@@ -90,11 +94,11 @@ def check_rule(rule: str, *, nodes: int, f: int, quorum: int, who: str = "worker
     Raises:
         Misuse: MTH-0952 with the numbers, and what would satisfy them.
     """
-    if rule == "mean":
+    if rule in MEANS:
         if f:
             raise Misuse(
                 "MTH-0952",
-                f"the mean bears no liar, and f = {f} of {nodes} {who} are declared",
+                f"{'the mean' if rule == 'mean' else rule} bears no liar, and f = {f} of {nodes} {who} are declared",
                 hint="choose a robust rule such as median or multi-krum, or declare f = 0",
             )
         return
@@ -232,8 +236,9 @@ class Bounds:
 
     Attributes:
         factor: By which one round shrinks the honest diameter, or less.
-        drift: C: how far the honest mean may move in all, in honest diameters; None where none is known here.
-        proven: Whether the figures follow from a proof; else they are what simulations gave.
+        drift: C: how far the honest mean may move in all, in honest diameters; recalled from the paper and not derived
+            here, None where none is known.
+        proven: Whether the factor follows from a proof that we have; else it is what simulations gave, or recalled.
     """
 
     factor: float

@@ -212,10 +212,14 @@ def local(
         from mithridate.core.verdicts import Gate
 
         Gate.parse(result.gate)
-    for warning in cluster.warnings():
+    for warning in (*_unheeded(nodes, cluster), *cluster.warnings()):
         session.say(f"warning: {warning}")
     if result.dry_run:
         from mithridate.byzantine.cluster import dump
+        from mithridate.byzantine.programs import check_programs
+
+        for note in check_programs(cluster):
+            session.say(f"warning: {note}")
 
         if session.json:
             session.result(json.loads(cluster.model_dump_json()))
@@ -238,7 +242,8 @@ def local(
     for note in notes:
         session.say(f"warning: {note}")
     finished = run_local(cluster, folder, progress=session.progress())
-    document = write_report(finished, command=typed(), gate=result.gate, notes=notes)
+    lost = [f"worker {node} ended by {how}; the others went on without it" for node, how in finished.lost.items()]
+    document = write_report(finished, command=typed(), gate=result.gate, notes=(*notes, *lost))
     show_run(session, document, folder)
     raise typer.Exit(int(document["verdict"]["exit_code"]))
 
@@ -352,6 +357,20 @@ def _show_finished(session: Session, folder: Path) -> None:
     raise typer.Exit(int(document["verdict"]["exit_code"]))
 
 
+def _unheeded(nodes: NodeOptions, cluster: "ClusterConfig") -> list[str]:
+    """Return what was asked for and has no effect."""
+    found = []
+    for role, attack, liars in (
+        ("worker", nodes.attack, nodes.byzantine_workers),
+        ("server", nodes.server_attack, nodes.byzantine_servers),
+    ):
+        if attack is not None and not liars:
+            found.append(f"{attack} attacks nothing, as no {role} is Byzantine: see --byzantine-{role}s")
+    if cluster.protocol == "p2p" and nodes.servers > 1:
+        found.append(f"p2p has no servers; --servers {nodes.servers} has no effect")
+    return found
+
+
 def _needs_extra() -> None:
     """Raise `Misuse` if the extra is not installed, before anything heavy is imported."""
     import importlib.util
@@ -367,7 +386,7 @@ def _needs_extra() -> None:
 
 
 def _wished(nodes: NodeOptions, protocol: ProtocolOptions, training: TrainingOptions) -> "ClusterConfig":
-    from mithridate.byzantine.making import Wish, make_cluster
+    from mithridate.byzantine.making import Wish, make_cluster, method_of
 
     peers = protocol.protocol == "p2p" or (protocol.protocol is None and nodes.servers == 0)
     group = "peers" if peers else "workers"
@@ -375,8 +394,8 @@ def _wished(nodes: NodeOptions, protocol: ProtocolOptions, training: TrainingOpt
     model = training.model or ("mlp" if data in (None, "digits") else "lenet")
     given: list[tuple[str, tuple[str, ...], Any]] = [
         ("--variant", ("variant",), protocol.variant),
-        ("--rule", ("rule",), None if protocol.rule is None else _method(protocol.rule)),
-        ("--pre", ("pre",), None if protocol.pre is None else [_method(name) for name in protocol.pre]),
+        ("--rule", ("rule",), None if protocol.rule is None else method_of(protocol.rule)),
+        ("--pre", ("pre",), None if protocol.pre is None else [method_of(name) for name in protocol.pre]),
         ("--f", (group, "f"), protocol.f),
         ("--quorum", (group, "quorum"), protocol.quorum),
         ("--f-servers", ("servers", "f"), protocol.f_servers),
@@ -412,27 +431,13 @@ def _wished(nodes: NodeOptions, protocol: ProtocolOptions, training: TrainingOpt
             workers=nodes.workers,
             byzantine_workers=nodes.byzantine_workers,
             byzantine_servers=nodes.byzantine_servers,
-            attack=None if nodes.attack is None else _method(nodes.attack),
-            server_attack=None if server_attack is None else _method(server_attack),
+            attack=None if nodes.attack is None else method_of(nodes.attack),
+            server_attack=None if server_attack is None else method_of(server_attack),
             protocol=protocol.protocol,
             values=values,
             flags=flags,
         )
     )
-
-
-def _method(text: str) -> dict[str, Any]:
-    """`NAME:option=value,option=value` as a name with options."""
-    from mithridate.core.boundary import read_yaml
-
-    name, colon, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for item in rest.split(",") if colon else ():
-        key, equals, value = item.partition("=")
-        if not (key.strip() and equals):
-            raise Misuse("MTH-0121", f"{text!r} is not NAME or NAME:option=value,option=value")
-        options[key.strip()] = read_yaml(value.strip())
-    return {"name": name, "options": options}
 
 
 def _name(cluster: "ClusterConfig") -> str:

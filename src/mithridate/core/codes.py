@@ -538,7 +538,7 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-0522": Explanation(
         "rows do not fit together",
-        "All rows have the same shape, type, device and, as dicts, the same names; one tensor of rows is two-dimensional.",
+        "All rows have the same shape, type, device and, as dicts, names; one tensor of rows has two dimensions.",
         "Collect them from the same model, and convert them to one type on one device.",
     ),
     "MTH-0523": Explanation(

@@ -210,7 +210,7 @@ class Post:
         """
         with self.meter.timing("aggregation"):
             rows = stacked(gradients)
-            if self.cluster.rule_method.name == "mean":
+            if self.cluster.rule_method.name == "mean" and not self.cluster.pre:
                 return _flat(rows.mean(0))
             assert self._rule is not None
             split = self.learner.parameters
