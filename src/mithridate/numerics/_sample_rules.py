@@ -23,6 +23,9 @@ Rule = Callable[[nn.Module, Tensor, Tensor, bool], Sums]
 WORKSPACE = 1 << 19
 """Numbers that the gradients, or the unfolded inputs, of a chunk of samples may take: they should stay in the cache."""
 
+_TILE = 1 << 17
+_MANY_POSITIONS = 128
+
 
 def rule_for(layer: nn.Module) -> Rule | None:
     """Return the rule of a layer, or None; subclasses may compute something else with the same weights."""
@@ -37,10 +40,17 @@ def _outer(delta: Float[Tensor, "b o"], a: Float[Tensor, "b i"], squared: bool) 
     return _power(delta, squared).T @ _power(a, squared)
 
 
-def _formed(delta: Float[Tensor, "b *g o t"], a: Float[Tensor, "b *g i t"], squared: bool) -> Float[Tensor, "*g o i"]:
-    """Form the gradient of every sample, and sum what it is folded into."""
+def _fold(
+    total: Float[Tensor, "*g o i"], delta: Float[Tensor, "b *g o t"], a: Float[Tensor, "b *g i t"], squared: bool
+) -> None:
+    """Form the gradients of some samples, and add what they are folded into."""
+    if delta.dim() == 3 and len(delta) == 1:  # a large layer: some rows of it at a time stay in the cache
+        for start in range(0, len(total), rows := max(1, _TILE // a.shape[1])):
+            grad = delta[0, start : start + rows] @ a[0].T
+            total[start : start + rows] += grad.square_() if squared else grad.abs_()
+        return
     grads = delta @ a.transpose(-1, -2)
-    return (grads.square_() if squared else grads.abs_()).sum(0)
+    total += (grads.square_() if squared else grads.abs_()).sum(0)
 
 
 def _chunks(count: int, numbers: int) -> Iterator[slice]:
@@ -57,7 +67,7 @@ def _linear(layer: nn.Module, a: Shaped[Tensor, "b *t i"], delta: Shaped[Tensor,
         a, delta = a.flatten(1, -2), delta.flatten(1, -2)
         total = torch.zeros_like(layer.weight)
         for cut in _chunks(len(a), layer.weight.numel()):
-            total += _formed(delta[cut].transpose(1, 2), a[cut].transpose(1, 2), squared)
+            _fold(total, delta[cut].transpose(1, 2), a[cut].transpose(1, 2), squared)
         found = {"weight": total}
         delta = delta.sum(1)
     if layer.bias is not None:
@@ -67,34 +77,79 @@ def _linear(layer: nn.Module, a: Shaped[Tensor, "b *t i"], delta: Shaped[Tensor,
 
 def _conv2d(layer: nn.Module, a: Float[Tensor, "b i h w"], delta: Float[Tensor, "b o h2 w2"], squared: bool) -> Sums:
     assert isinstance(layer, nn.Conv2d)
-    groups, count = layer.groups, len(a)
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         a = functional.pad(a, layer._reversed_padding_repeated_twice, mode=_pad_mode(layer.padding_mode))
         padding: tuple[int, ...] = (0, 0)
     else:
         padding = tuple(layer.padding)
-    height, width = delta.shape[2:]
-    flat = delta.reshape(count, groups, layer.out_channels // groups, height * width)
-    rows = layer.weight[0].numel()
-    total = torch.zeros(groups, layer.out_channels // groups, rows, dtype=a.dtype, device=a.device)
-    per_sample = max(layer.weight.numel(), groups * rows * height * width)
-    plain = layer.kernel_size == (1, 1) and layer.stride == (1, 1) and padding == (0, 0)
-    for cut in _chunks(count, per_sample):
-        if plain:
-            cols = a[cut].reshape(-1, groups, rows, height * width)
-        else:
-            cols = functional.unfold(
-                a[cut], layer.kernel_size, dilation=layer.dilation, padding=padding, stride=layer.stride
-            ).view(-1, groups, rows, height * width)
-        if height * width == 1:
-            left, right = _power(flat[cut], squared)[..., 0], _power(cols, squared)[..., 0]
-            total += torch.einsum("bgo,bgi->goi", left, right)
-        else:
-            total += _formed(flat[cut], cols, squared)
-    found = {"weight": total.view(layer.weight.shape)}
+    positions = delta.shape[2] * delta.shape[3]
+    if a.device.type == "cpu" and layer.groups == 1 and positions >= _MANY_POSITIONS:
+        weight = _grouped(layer, a, delta, padding, squared)
+    else:
+        weight = _unfolded(layer, a, delta, padding, squared)
+    found = {"weight": weight}
     if layer.bias is not None:
         found["bias"] = _power(delta.sum((2, 3)), squared).sum(0)
     return found
+
+
+def _unfolded(
+    layer: nn.Conv2d,
+    a: Float[Tensor, "b i h w"],
+    delta: Float[Tensor, "b o h2 w2"],
+    padding: tuple[int, ...],
+    squared: bool,
+) -> Tensor:
+    """Sum over samples by products of unfolded inputs with gradients of outputs."""
+    groups, count, positions = layer.groups, len(a), delta.shape[2] * delta.shape[3]
+    outputs, rows = layer.out_channels // groups, layer.weight[0].numel()
+    lead = () if groups == 1 else (groups,)
+    flat = delta.reshape(count, *lead, outputs, positions)
+    total = torch.zeros(*lead, outputs, rows, dtype=a.dtype, device=a.device)
+    plain = layer.kernel_size == (1, 1) and layer.stride == (1, 1) and padding == (0, 0)
+    for cut in _chunks(count, max(layer.weight.numel(), groups * rows * positions)):
+        cols = a[cut]
+        if not plain:
+            cols = functional.unfold(
+                cols, layer.kernel_size, dilation=layer.dilation, padding=padding, stride=layer.stride
+            )
+        cols = cols.reshape(-1, *lead, rows, positions)
+        if positions == 1:
+            left, right = _power(flat[cut], squared)[..., 0], _power(cols, squared)[..., 0]
+            total += torch.einsum("b...o,b...i->...oi", left, right)
+        else:
+            _fold(total, flat[cut], cols, squared)
+    return total.view(layer.weight.shape)
+
+
+def _grouped(
+    layer: nn.Conv2d,
+    a: Float[Tensor, "b i h w"],
+    delta: Float[Tensor, "b o h2 w2"],
+    padding: tuple[int, ...],
+    squared: bool,
+) -> Tensor:
+    """The same by one backward pass of a convolution whose groups are the samples: faster where images are large."""
+    total = torch.zeros_like(layer.weight, requires_grad=False, memory_format=torch.contiguous_format)
+    outputs, inputs, height, width = layer.weight.shape
+    for cut in _chunks(len(a), layer.weight.numel()):
+        x, d = a[cut].contiguous(), delta[cut].contiguous()
+        count = len(x)
+        _, grads, _ = torch.ops.aten.convolution_backward(
+            d.view(1, count * outputs, *d.shape[2:]),
+            x.view(1, count * inputs, *x.shape[2:]),
+            x.new_empty(1).expand(count * outputs, inputs, height, width),
+            None,
+            layer.stride,
+            padding,
+            layer.dilation,
+            False,
+            [0, 0],
+            count,
+            [False, True, False],
+        )
+        total += _power(grads.view(count, *layer.weight.shape), squared).sum(0)
+    return total
 
 
 def _pad_mode(mode: str) -> str:

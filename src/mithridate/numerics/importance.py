@@ -126,7 +126,7 @@ class Accumulator:
                 self._plan = _plan(self._net, self.kind, x[:_PROBE], labels[:_PROBE] if labels is not None else None)
             with _recording(self._plan.hooked, self._accumulate, squared=self.kind == "ssd"):
                 if self._plan.hooked:
-                    _backward_to_input(self._net, self.kind, x, labels)
+                    _backward(self._net, self.kind, x, labels, self._plan.first)
             if self._plan.rest:
                 self._accumulate(_rest(self._net, self.kind, x, labels, self._plan))
             self.count += len(x)
@@ -178,9 +178,10 @@ class _Hooked:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which parameters come from rules, and which from `vmap`, or where that fails from a loop."""
+    """Which parameters come from rules, and which from `vmap`, or where that fails from a loop; where backward ends."""
 
     hooked: tuple[_Hooked, ...]
+    first: nn.Module | None
     rest: tuple[str, ...]
     mapped: bool
 
@@ -210,12 +211,21 @@ def _one_gradient(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, 
     return {name: g for name, g in zip(named, found, strict=True) if g is not None}
 
 
-def _backward_to_input(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> None:
-    """Run backward for the sake of hooks: gradients of weights are not formed."""
-    given = x.detach().requires_grad_(True) if x.is_floating_point() else x
-    loss = _total(net(given), kind, labels)
-    if given.requires_grad and loss.requires_grad:
-        torch.autograd.grad(loss, given, allow_unused=True)
+def _backward(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, first: nn.Module | None) -> None:
+    """Run backward for the sake of hooks: no gradient of a weight is formed, and none before the output of `first`."""
+    outputs: list[Tensor] = []
+    given = x.detach().requires_grad_(first is None) if x.is_floating_point() else x
+    watch = (
+        [] if first is None else [first.register_forward_hook(lambda module, inputs, output: outputs.append(output))]
+    )
+    try:
+        loss = _total(net(given), kind, labels)
+    finally:
+        for handle in watch:
+            handle.remove()
+    end = outputs[0] if outputs else given
+    if end.requires_grad and loss.requires_grad:
+        torch.autograd.grad(loss, end, allow_unused=True)
 
 
 @contextmanager
@@ -256,12 +266,17 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> _Plan
             f"{type(net).__name__} cannot be differentiated one sample at a time: {str(error).splitlines()[0][:200]}",
             hint="per_sample=False (importance_batch) takes gradients of whole batches",
         ) from error
-    candidates = _candidates(net, x)
-    found: Sums = {}
-    with _recording(candidates, found.update, squared=kind == "ssd"):
-        if candidates:
-            _backward_to_input(net, kind, x, labels)
-    right = tuple(one for one in candidates if all(_agree(found.get(name), want[name]) for name in one.names.values()))
+    candidates, first = _candidates(net, x)
+    right: tuple[_Hooked, ...] = ()
+    for end in dict.fromkeys((first, None)) if candidates else ():
+        found: Sums = {}
+        with _recording(candidates, found.update, squared=kind == "ssd"):
+            _backward(net, kind, x, labels, end)
+        agreed = tuple(one for one in candidates if all(_agree(found.get(n), want[n]) for n in one.names.values()))
+        if len(agreed) > len(right):
+            right, first = agreed, end
+        if len(agreed) == len(candidates):
+            break
     done = {name for one in right for name in one.names.values()}
     rest = tuple(name for name in want if name not in done)
     mapped = False
@@ -271,11 +286,11 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> _Plan
             mapped = all(_agree(trial[name], want[name]) for name in rest)
         except (RuntimeError, ValueError, NotImplementedError):
             mapped = False  # in-place or data-dependent code; the loop does it
-    return _Plan(hooked=right, rest=rest, mapped=mapped)
+    return _Plan(hooked=right, first=first, rest=rest, mapped=mapped)
 
 
-def _candidates(net: nn.Module, x: Tensor) -> tuple[_Hooked, ...]:
-    """Layers that have a rule, ran once, and own their parameters alone."""
+def _candidates(net: nn.Module, x: Tensor) -> tuple[tuple[_Hooked, ...], nn.Module | None]:
+    """Return the layers that have a rule, ran once, and own their parameters alone, and which of them ran first."""
     owners: dict[int, int] = {}
     for module in net.modules():
         for p in module.parameters(recurse=False):
@@ -302,7 +317,8 @@ def _candidates(net: nn.Module, x: Tensor) -> tuple[_Hooked, ...]:
         names = {key: dot + key for key, p in own.items() if p.requires_grad}
         if rule is not None and names and sound:
             found.append(_Hooked(layer=module, rule=rule, names=names))
-    return tuple(found)
+    layers = {one.layer for one in found}
+    return tuple(found), next((module for module in calls if module in layers), None)
 
 
 def _agree(found: Tensor | None, want: Tensor) -> bool:
