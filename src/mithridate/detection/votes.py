@@ -18,7 +18,8 @@ What it takes for granted: most classes are clean, and most rows of each class a
 recall, so one class is taken and a few rows of it.
 
 False alarms with four detectors of pure noise: 0 of 200, for 4, 6, 10 and 20 classes. Detectors that look at the same
-features are not independent, and real classes have populations of their own: benchmarks/detection.py measures what becomes of that on digits.
+features are not independent, and real classes have populations of their own: benchmarks/detection.py measures what
+becomes of that on digits.
 
 Paper    medians and MADs over classes as in Neural Cleanse: Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao (IEEE S&P
          2019), section IV. The rest is our own.
