@@ -10,15 +10,16 @@ Source   the identity for linear layers is elementary. Convolutions by unfolding
 Shapes   b samples; i, o inputs and outputs; t tokens or positions; g groups.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-Sums = dict[str, Tensor]
-Rule = Callable[[nn.Module, Tensor, Tensor, bool], Sums]
+Sums = Mapping[str, Tensor]
+Rule = Callable[[nn.Module, Tensor, Tensor, bool, Sums], None]
+"""Layer, input, gradient of the output, whether to square; adds to contiguous sums of those parameters that count."""
 
 WORKSPACE = 1 << 19
 """Numbers that the gradients, or the unfolded inputs, of a chunk of samples may take: they should stay in the cache."""
@@ -36,8 +37,10 @@ def _power(x: Tensor, squared: bool) -> Tensor:
     return x.square() if squared else x.abs()
 
 
-def _outer(delta: Float[Tensor, "b o"], a: Float[Tensor, "b i"], squared: bool) -> Float[Tensor, "o i"]:
-    return _power(delta, squared).T @ _power(a, squared)
+def _add(into: Sums, name: str, grads: Float[Tensor, "b ..."], squared: bool) -> None:
+    """Add gradients of single samples, if they count."""
+    if name in into:
+        into[name].add_(_power(grads, squared).sum(0))
 
 
 def _fold(
@@ -59,23 +62,26 @@ def _chunks(count: int, numbers: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
-def _linear(layer: nn.Module, a: Shaped[Tensor, "b *t i"], delta: Shaped[Tensor, "b *t o"], squared: bool) -> Sums:
+def _linear(
+    layer: nn.Module, a: Shaped[Tensor, "b *t i"], delta: Shaped[Tensor, "b *t o"], squared: bool, into: Sums
+) -> None:
     assert isinstance(layer, nn.Linear)
+    total = into.get("weight")
     if a.dim() == 2:
-        found = {"weight": _outer(delta, a, squared)}
+        if total is not None:
+            total.addmm_(_power(delta, squared).T, _power(a, squared))
     else:
         a, delta = a.flatten(1, -2), delta.flatten(1, -2)
-        total = torch.zeros_like(layer.weight)
-        for cut in _chunks(len(a), layer.weight.numel()):
+        for cut in _chunks(len(a), layer.weight.numel()) if total is not None else ():
+            assert total is not None
             _fold(total, delta[cut].transpose(1, 2), a[cut].transpose(1, 2), squared)
-        found = {"weight": total}
         delta = delta.sum(1)
-    if layer.bias is not None:
-        found["bias"] = _power(delta, squared).sum(0)
-    return found
+    _add(into, "bias", delta, squared)
 
 
-def _conv2d(layer: nn.Module, a: Float[Tensor, "b i h w"], delta: Float[Tensor, "b o h2 w2"], squared: bool) -> Sums:
+def _conv2d(
+    layer: nn.Module, a: Float[Tensor, "b i h w"], delta: Float[Tensor, "b o h2 w2"], squared: bool, into: Sums
+) -> None:
     assert isinstance(layer, nn.Conv2d)
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         a = functional.pad(a, layer._reversed_padding_repeated_twice, mode=_pad_mode(layer.padding_mode))
@@ -83,14 +89,11 @@ def _conv2d(layer: nn.Module, a: Float[Tensor, "b i h w"], delta: Float[Tensor, 
     else:
         padding = tuple(layer.padding)
     positions = delta.shape[2] * delta.shape[3]
-    if a.device.type == "cpu" and layer.groups == 1 and positions >= _MANY_POSITIONS:
-        weight = _grouped(layer, a, delta, padding, squared)
-    else:
-        weight = _unfolded(layer, a, delta, padding, squared)
-    found = {"weight": weight}
-    if layer.bias is not None:
-        found["bias"] = _power(delta.sum((2, 3)), squared).sum(0)
-    return found
+    if "weight" in into:
+        large = a.device.type == "cpu" and layer.groups == 1 and positions >= _MANY_POSITIONS
+        (_grouped if large else _unfolded)(layer, a, delta, padding, squared, into["weight"])
+    if "bias" in into:
+        _add(into, "bias", delta.sum((2, 3)), squared)
 
 
 def _unfolded(
@@ -99,15 +102,17 @@ def _unfolded(
     delta: Float[Tensor, "b o h2 w2"],
     padding: tuple[int, ...],
     squared: bool,
-) -> Tensor:
+    into: Tensor,
+) -> None:
     """Sum over samples by products of unfolded inputs with gradients of outputs."""
     groups, count, positions = layer.groups, len(a), delta.shape[2] * delta.shape[3]
     outputs, rows = layer.out_channels // groups, layer.weight[0].numel()
     lead = () if groups == 1 else (groups,)
     flat = delta.reshape(count, *lead, outputs, positions)
-    total = torch.zeros(*lead, outputs, rows, dtype=a.dtype, device=a.device)
+    total = into.view(*lead, outputs, rows)
     plain = layer.kernel_size == (1, 1) and layer.stride == (1, 1) and padding == (0, 0)
-    for cut in _chunks(count, max(layer.weight.numel(), groups * rows * positions)):
+    formed = 0 if positions == 1 else layer.weight.numel()
+    for cut in _chunks(count, max(formed, groups * rows * positions)):
         cols = a[cut]
         if not plain:
             cols = functional.unfold(
@@ -119,7 +124,6 @@ def _unfolded(
             total += torch.einsum("b...o,b...i->...oi", left, right)
         else:
             _fold(total, flat[cut], cols, squared)
-    return total.view(layer.weight.shape)
 
 
 def _grouped(
@@ -128,9 +132,9 @@ def _grouped(
     delta: Float[Tensor, "b o h2 w2"],
     padding: tuple[int, ...],
     squared: bool,
-) -> Tensor:
+    into: Tensor,
+) -> None:
     """The same by one backward pass of a convolution whose groups are the samples: faster where images are large."""
-    total = torch.zeros_like(layer.weight, requires_grad=False, memory_format=torch.contiguous_format)
     outputs, inputs, height, width = layer.weight.shape
     for cut in _chunks(len(a), layer.weight.numel()):
         x, d = a[cut].contiguous(), delta[cut].contiguous()
@@ -148,39 +152,37 @@ def _grouped(
             count,
             [False, True, False],
         )
-        total += _power(grads.view(count, *layer.weight.shape), squared).sum(0)
-    return total
+        into += _power(grads.view(count, *layer.weight.shape), squared).sum(0)
 
 
 def _pad_mode(mode: str) -> str:
     return "constant" if mode == "zeros" else mode
 
 
-def _affine(normal: Tensor, delta: Tensor, squared: bool, keep: int) -> Sums:
+def _affine(normal: Tensor, delta: Tensor, squared: bool, keep: int, into: Sums) -> None:
     """Weight and bias of a norm whose parameters run along dimension 1 (keep = 1) or the last `-keep` ones."""
     over = tuple(range(2, delta.dim())) if keep > 0 else tuple(range(1, delta.dim() + keep))
-    both = (delta * normal, delta)
-    weight, bias = (_power(x.sum(over) if over else x, squared).sum(0) for x in both)
-    return {"weight": weight, "bias": bias}
+    for name, grads in (("weight", delta * normal), ("bias", delta)):
+        _add(into, name, grads.sum(over) if over else grads, squared)
 
 
-def _batch_norm(layer: nn.Module, a: Tensor, delta: Tensor, squared: bool) -> Sums:
+def _batch_norm(layer: nn.Module, a: Tensor, delta: Tensor, squared: bool, into: Sums) -> None:
     assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
     assert layer.running_mean is not None and layer.running_var is not None
     shape = (1, -1, *[1] * (a.dim() - 2))
     mean, deviation = layer.running_mean.to(a), (layer.running_var.to(a) + layer.eps).sqrt()
-    return _affine((a - mean.view(shape)) / deviation.view(shape), delta, squared, 1)
+    _affine((a - mean.view(shape)) / deviation.view(shape), delta, squared, 1, into)
 
 
-def _group_norm(layer: nn.Module, a: Tensor, delta: Tensor, squared: bool) -> Sums:
+def _group_norm(layer: nn.Module, a: Tensor, delta: Tensor, squared: bool, into: Sums) -> None:
     assert isinstance(layer, nn.GroupNorm)
-    return _affine(functional.group_norm(a, layer.num_groups, eps=layer.eps), delta, squared, 1)
+    _affine(functional.group_norm(a, layer.num_groups, eps=layer.eps), delta, squared, 1, into)
 
 
-def _layer_norm(layer: nn.Module, a: Tensor, delta: Tensor, squared: bool) -> Sums:
+def _layer_norm(layer: nn.Module, a: Tensor, delta: Tensor, squared: bool, into: Sums) -> None:
     assert isinstance(layer, nn.LayerNorm)
     shape = list(layer.normalized_shape)
-    return _affine(functional.layer_norm(a, shape, eps=layer.eps), delta, squared, -len(shape))
+    _affine(functional.layer_norm(a, shape, eps=layer.eps), delta, squared, -len(shape), into)
 
 
 _RULES: dict[type, Rule] = {

@@ -21,10 +21,10 @@ Cost     a forward and a backward pass a sample; memory for one number a paramet
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -44,6 +44,7 @@ Importance = dict[str, Tensor]
 """For each trainable parameter, by its first name, one number an entry."""
 
 _PROBE = 3
+_SOME = 4096
 _VMAP_NUMBERS = 1 << 24
 
 
@@ -69,7 +70,7 @@ def importance(
         for x, labels in batches:
             mean.add(x, labels)
             tell({"what": "importance", "samples": mean.count})
-    return mean.result()
+    return mean.result(last=True)
 
 
 @dataclass
@@ -82,14 +83,12 @@ class Accumulator:
         per_sample: See `importance`.
 
     Attributes:
-        sums: Sums of powers so far, by parameter.
         count: How many gradients they are sums of: samples, or batches.
     """
 
     model: nn.Module
     kind: Kind
     per_sample: bool = True
-    sums: Importance = field(init=False)
     count: int = field(default=0, init=False)
     _net: nn.Module = field(init=False)
     _plan: "_Plan | None" = field(default=None, init=False)
@@ -98,8 +97,12 @@ class Accumulator:
     def __post_init__(self) -> None:
         wide = all(_wide(t) for t in (*self.model.parameters(), *self.model.buffers()))
         self._net = self.model if wide else copy.deepcopy(self.model).float()
-        named = [(name, p) for name, p in self._net.named_parameters() if p.requires_grad]
-        self.sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in named}
+
+    @cached_property
+    def sums(self) -> Importance:
+        """Sums of powers so far, by parameter; made when they are needed, which is after the probe."""
+        named = _trainable(self._net)
+        return {name: torch.zeros(p.shape, dtype=p.dtype, device=p.device) for name, p in named.items()}
 
     def __enter__(self) -> "Accumulator":
         self._modes = {module: module.training for module in self._net.modules()}
@@ -112,31 +115,32 @@ class Accumulator:
 
     def add(self, x: Shaped[Tensor, "b ..."], labels: Int64[Tensor, " b"] | None = None) -> None:
         """Add the samples of a batch."""
-        if not len(x) or not self.sums:
+        named = _trainable(self._net)
+        if not len(x) or not named:
             return
-        kind = next(iter(self.sums.values()))
-        x = x.to(kind.dtype) if x.is_floating_point() else x
+        x = x.to(next(iter(named.values())).dtype) if x.is_floating_point() else x
         with torch.enable_grad():
             if not self.per_sample:
                 found = _one_gradient(self._net, self.kind, x, labels, 1 / len(x))
-                self._accumulate({name: _power(g, self.kind) for name, g in found.items()})
+                for name, g in found.items():
+                    self.sums[name] += _power(g, self.kind)
                 self.count += 1
                 return
             if self._plan is None:
-                self._plan = _plan(self._net, self.kind, x[:_PROBE], labels[:_PROBE] if labels is not None else None)
-            with _recording(self._plan.hooked, self._accumulate, squared=self.kind == "ssd"):
-                if self._plan.hooked:
+                head = None if labels is None else labels[:_PROBE]
+                self._plan = _plan(self._net, self.kind, x[:_PROBE], head)
+            if self._plan.hooked:
+                with _recording(self._plan.hooked, self.sums, squared=self.kind == "ssd"):
                     _backward(self._net, self.kind, x, labels, self._plan.first)
             if self._plan.rest:
-                self._accumulate(_rest(self._net, self.kind, x, labels, self._plan))
+                _rest(self._net, self.kind, x, labels, self._plan, self.sums)
             self.count += len(x)
 
-    def _accumulate(self, found: Mapping[str, Tensor]) -> None:
-        for name, power in found.items():
-            self.sums[name] += power
-
-    def result(self) -> Importance:
+    def result(self, *, last: bool = False) -> Importance:
         """Return the means.
+
+        Args:
+            last: Whether the sums are not needed any more; they are then turned into the means.
 
         Raises:
             Misuse: MTH-0830 for no samples, MTH-0826 for sums that are not finite.
@@ -151,7 +155,7 @@ class Accumulator:
                     "values that are NaN or infinite",
                     hint="the network's outputs or gradients overflow on these samples",
                 )
-        return {name: total / self.count for name, total in self.sums.items()}
+        return {name: total.div_(self.count) if last else total / self.count for name, total in self.sums.items()}
 
 
 def losses(logits: Float[Tensor, "b k"], kind: Kind, labels: Int64[Tensor, " b"] | None = None) -> Float[Tensor, " b"]:
@@ -215,13 +219,16 @@ def _backward(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, firs
     """Run backward for the sake of hooks: no gradient of a weight is formed, and none before the output of `first`."""
     outputs: list[Tensor] = []
     given = x.detach().requires_grad_(first is None) if x.is_floating_point() else x
-    watch = (
-        [] if first is None else [first.register_forward_hook(lambda module, inputs, output: outputs.append(output))]
-    )
+
+    def mark(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        del module, inputs
+        outputs.append(output)
+
+    handle = None if first is None else first.register_forward_hook(mark)
     try:
         loss = _total(net(given), kind, labels)
     finally:
-        for handle in watch:
+        if handle is not None:
             handle.remove()
     end = outputs[0] if outputs else given
     if end.requires_grad and loss.requires_grad:
@@ -229,8 +236,8 @@ def _backward(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, firs
 
 
 @contextmanager
-def _recording(hooked: tuple[_Hooked, ...], take: Callable[[Sums], None], *, squared: bool) -> Iterator[None]:
-    """Give the sums of each layer to `take` as soon as the gradient of its output is known."""
+def _recording(hooked: tuple[_Hooked, ...], into: Sums, *, squared: bool) -> Iterator[None]:
+    """Add to the sums of each layer as soon as the gradient of its output is known."""
     handles: list[RemovableHandle] = []
 
     def forward(one: _Hooked, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -240,8 +247,7 @@ def _recording(hooked: tuple[_Hooked, ...], take: Callable[[Sums], None], *, squ
 
     def backward(one: _Hooked, a: Tensor, delta: Tensor) -> None:
         with torch.no_grad():
-            sums: Sums = one.rule(one.layer, a, delta, squared)
-        take({one.names[key]: power for key, power in sums.items() if key in one.names})
+            one.rule(one.layer, a, delta, squared, {key: into[name] for key, name in one.names.items()})
 
     try:
         for one in hooked:
@@ -253,13 +259,16 @@ def _recording(hooked: tuple[_Hooked, ...], take: Callable[[Sums], None], *, squ
 
 
 def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> _Plan:
-    """Decide how each parameter is done, by comparing every way with a backward pass a sample on three samples."""
+    """Decide how each parameter is done, by comparing every way with a backward pass a sample on three samples.
+
+    Some entries of each parameter are compared, and the sum of all, so that this needs little memory.
+    """
     order = torch.arange(_PROBE, device=x.device) % len(x)
     x, labels = x[order], labels[order.to(labels.device)] if labels is not None else None
     if x.is_floating_point():  # repeated samples would hide that samples meet
         x = x * torch.linspace(1.0, 0.8, _PROBE, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.dim() - 1))
     try:
-        want = _looped(net, kind, x, labels, tuple(_trainable(net)))
+        want = _probed(net, kind, x, labels)
     except (RuntimeError, ValueError) as error:
         raise Misuse(
             "MTH-0831",
@@ -269,10 +278,11 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> _Plan
     candidates, first = _candidates(net, x)
     right: tuple[_Hooked, ...] = ()
     for end in dict.fromkeys((first, None)) if candidates else ():
-        found: Sums = {}
-        with _recording(candidates, found.update, squared=kind == "ssd"):
+        room = {name: torch.zeros(p.shape, dtype=p.dtype, device=p.device) for name, p in _trainable(net).items()}
+        with _recording(candidates, room, squared=kind == "ssd"):
             _backward(net, kind, x, labels, end)
-        agreed = tuple(one for one in candidates if all(_agree(found.get(n), want[n]) for n in one.names.values()))
+        found = _some(room)
+        agreed = tuple(one for one in candidates if all(_agree(found[n], want[n]) for n in one.names.values()))
         if len(agreed) > len(right):
             right, first = agreed, end
         if len(agreed) == len(candidates):
@@ -282,8 +292,10 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> _Plan
     mapped = False
     if rest:
         try:
-            trial = _mapped(net, kind, x, labels, rest)
-            mapped = all(_agree(trial[name], want[name]) for name in rest)
+            room = {name: torch.zeros(p.shape, dtype=p.dtype, device=p.device) for name, p in _trainable(net).items()}
+            _mapped(net, kind, x, labels, rest, room)
+            found = _some(room)
+            mapped = all(_agree(found[name], want[name]) for name in rest)
         except (RuntimeError, ValueError, NotImplementedError):
             mapped = False  # in-place or data-dependent code; the loop does it
     return _Plan(hooked=right, first=first, rest=rest, mapped=mapped)
@@ -321,21 +333,44 @@ def _candidates(net: nn.Module, x: Tensor) -> tuple[tuple[_Hooked, ...], nn.Modu
     return tuple(found), next((module for module in calls if module in layers), None)
 
 
-def _agree(found: Tensor | None, want: Tensor) -> bool:
-    if found is None:
-        return not bool(want.any())
-    largest = float(want.abs().max()) if want.numel() else 0.0
-    return bool(((found - want).abs() <= 1e-3 * want.abs() + 1e-4 * largest).all())
+def _some(sums: Importance) -> dict[str, Tensor]:
+    """Return some entries of each sum, spread over it, and the sum of all."""
+    return {name: torch.cat([_spread(total), total.sum().view(1)]) for name, total in sums.items()}
 
 
-def _rest(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, plan: _Plan) -> Sums:
-    return (_mapped if plan.mapped else _looped)(net, kind, x, labels, plan.rest)
+def _spread(total: Tensor) -> Tensor:
+    return total.reshape(-1)[:: max(1, total.numel() // _SOME)]
 
 
-def _looped(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, names: tuple[str, ...]) -> Sums:
-    """Return sums of powers of the gradients of each sample, by one backward pass for each."""
+def _probed(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    """Return what `_some` returns of sums by one backward pass for each sample."""
+    order = 2 if kind == "ssd" else 1
+    found: dict[str, Tensor] = {}
+    for row in range(len(x)):
+        label = None if labels is None else labels[row : row + 1]
+        for name, g in _one_gradient(net, kind, x[row : row + 1], label, 1.0).items():
+            whole = torch.linalg.vector_norm(g, order).pow(order).view(1)
+            some = torch.cat([_power(_spread(g), kind), whole])
+            found[name] = found[name] + some if name in found else some
+    for name, p in _trainable(net).items():
+        found.setdefault(name, torch.zeros(len(_spread(p)) + 1, dtype=p.dtype, device=p.device))
+    return found
+
+
+def _agree(found: Tensor, want: Tensor) -> bool:
+    largest = float(want[:-1].max()) if len(want) > 1 else 0.0  # the last entry is the sum of all
+    return bool(((found - want).abs() <= 1e-3 * want + 1e-4 * largest).all())
+
+
+def _rest(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, plan: _Plan, into: Importance) -> None:
+    (_mapped if plan.mapped else _looped)(net, kind, x, labels, plan.rest, into)
+
+
+def _looped(
+    net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, names: tuple[str, ...], into: Importance
+) -> None:
+    """Add powers of the gradients of each sample, by one backward pass for each."""
     named = _trainable(net)
-    sums = {name: torch.zeros_like(named[name], requires_grad=False) for name in names}
     for row in range(len(x)):
         loss = _total(net(x[row : row + 1]), kind, labels[row : row + 1] if labels is not None else None)
         if not loss.requires_grad:
@@ -343,15 +378,15 @@ def _looped(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, names:
         found = torch.autograd.grad(loss, [named[name] for name in names], allow_unused=True)
         for name, g in zip(names, found, strict=True):
             if g is not None:
-                sums[name] += _power(g, kind)
-    return sums
+                into[name] += _power(g, kind)
 
 
-def _mapped(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, names: tuple[str, ...]) -> Sums:
+def _mapped(
+    net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, names: tuple[str, ...], into: Importance
+) -> None:
     """The same by `vmap`, a few samples at a time."""
     constant = {name: p.detach() for name, p in net.named_parameters()}
     chosen = {name: constant.pop(name) for name in names}
-    sums = {name: torch.zeros_like(value) for name, value in chosen.items()}
 
     def loss(theta: dict[str, Tensor], sample: Tensor, label: Tensor | None) -> Tensor:
         logits = functional_call(net, {**constant, **theta}, (sample.unsqueeze(0),))
@@ -363,5 +398,4 @@ def _mapped(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, names:
         part = slice(start, start + size)
         found = each(chosen, x[part], None if labels is None else labels[part])
         for name, grads in found.items():
-            sums[name] += _power(grads, kind).sum(0)
-    return sums
+            into[name] += _power(grads, kind).sum(0)

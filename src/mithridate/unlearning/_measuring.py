@@ -20,7 +20,7 @@ from mithridate.unlearning._frame import Session
 
 SECONDS_BETWEEN = 30.0
 """How often unfinished work is kept."""
-_AT_ONCE = 32
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +133,9 @@ def _measured(
             done += rows
             tell({"what": f"importance of the {what}", "done": done / len(ids)})
             desk.keep(state())
-    desk.bundle |= state()
-    return mean.result()
+    if desk.shelf is not None:
+        desk.bundle |= state()
+    return mean.result(last=desk.shelf is None)
 
 
 def _batches(

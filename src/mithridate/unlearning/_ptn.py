@@ -4,10 +4,12 @@
     the first t with  acc_t(S_f) <= rho acc_0(S_f),  accuracies with respect to the labels under which they were found
 
 Paper    Schoepf, Foster, Brintrup: Potion (2024), Algorithm 1 and the code of its authors.
-Departs  one sort in place of a percentile at every step (`_dampening`), and a look at a fifth of the suspects at most
-         steps (`_search`): the same step, the same entries. Importances are means over samples (`importance_batch`
-         takes the published gradients of batches), on at most `reference_samples` of the reference. The accuracies are
-         measured without augmentation. A guard stops the search, and one that fails returns no damaged model.
+Departs  one sort in place of a percentile at every step (`_dampening`), and bisection between steps, at most of which a
+         look at a fifth of the suspects is enough (`_search`): the same step and entries, if accuracy on the suspects
+         never rises along the path, as on all paths that we measured; `search=walk` needs no such condition.
+         Importances are means over samples (`importance_batch` takes the published gradients of batches), on at most
+         `reference_samples` of the reference. The accuracies are measured without augmentation. A guard stops the
+         search, and one that fails returns no damaged model.
 """
 
 from abc import ABC, abstractmethod
@@ -72,7 +74,9 @@ class AbstractTriggerNeutraliser(AbstractImportanceHealer, ABC):
     s_step: float = param(1.1, within=In(1.0, 100.0, open_lo=True), doc="factor from step to step")
     max_tries: int = param(500, within=In(1, 100_000), doc="most steps")
     search: str = param(
-        "walk", within=OneOf("walk", "bisect"), doc="bisect takes fewer steps if accuracy never rises on the way"
+        "bisect",
+        within=OneOf("bisect", "walk"),
+        doc="walk looks at every step, and finds the first one even if accuracy on suspects rises on the way",
     )
 
     def heal(self, kit: HealKit, *, seed: int) -> Healed:
@@ -101,10 +105,10 @@ class AbstractTriggerNeutraliser(AbstractImportanceHealer, ABC):
 
     def _search(self, session: Session, path: DampeningPath, work: Desk) -> Trail:
         kept = work.load().get("trail")
-        trail = Trail() if kept is None else Trail(step=int(kept[0]), within=int(kept[1]), evaluated=int(kept[2]))
+        trail = Trail() if kept is None else Trail.of(kept.tolist())
 
         def keep(now: Trail) -> None:
-            work.keep({"trail": torch.tensor([now.step, now.within, now.evaluated])})
+            work.keep({"trail": torch.tensor(now.numbers())})
 
         return search(
             path,

@@ -8,7 +8,7 @@ model goes back to the last candidate within budget.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -86,13 +86,34 @@ class Rule:
 
 @dataclass(kw_only=True)
 class Trail:
-    """Where a search is; all that it needs to go on."""
+    """Where a search is; all that it needs to go on.
+
+    Args:
+        step: The steps before this one do not meet the rule, as far as was looked.
+        within: A step within the guard's budget, -1 for the given model.
+        found: The step that meets the rule.
+        violated: A step that is not within budget.
+        reach: Where bisection looks next, and once `bracketed`, a step that meets the rule.
+        evaluated: How many candidates were looked at.
+    """
 
     step: int = 0
     within: int = -1
     found: int | None = None
     violated: int | None = None
-    evaluated: int = field(default=0)
+    reach: int = 15
+    bracketed: bool = False
+    evaluated: int = 0
+
+    def numbers(self) -> list[int]:
+        """Return what a resumed search begins with."""
+        return [self.step, self.within, self.reach, int(self.bracketed), self.evaluated]
+
+    @classmethod
+    def of(cls, numbers: list[int]) -> "Trail":
+        """Return the trail that `numbers` describes."""
+        step, within, reach, bracketed, evaluated = numbers
+        return cls(step=step, within=within, reach=reach, bracketed=bool(bracketed), evaluated=evaluated)
 
 
 def search(
@@ -185,19 +206,25 @@ def _bisect(
         tell({"what": "search", "step": step})
         return view.at_most(limit)
 
-    low, reach = trail.step - 1, max(trail.step, 15)
-    reach = min(reach, rule.max_tries - 1)
-    while not met(reach):
-        low = reach
-        trail.step = low + 1
+    last = rule.max_tries - 1
+    trail.reach = min(trail.reach, last)
+    while not trail.bracketed:
+        if met(trail.reach):
+            trail.bracketed = True
+        else:
+            trail.step = trail.reach + 1
+            if trail.reach == last:
+                return
+            trail.reach = min(2 * trail.reach + 1, last)
         keep(trail)
-        if reach == rule.max_tries - 1:
-            return
-        reach = min(2 * reach + 1, rule.max_tries - 1)
-    while reach - low > 1:
-        middle = (low + reach) // 2
-        low, reach = (low, middle) if met(middle) else (middle, reach)
-    trail.found = reach
+    while trail.reach > trail.step:
+        middle = (trail.step - 1 + trail.reach) // 2
+        if met(middle):
+            trail.reach = middle
+        else:
+            trail.step = middle + 1
+        keep(trail)
+    trail.found = trail.reach
 
 
 def retreat(path: DampeningPath, watch: Watch, model: nn.Module, trail: Trail) -> int | None:
