@@ -44,7 +44,10 @@ class Meter:
         try:
             yield
         finally:
-            self.seconds[part] += time.perf_counter() - start
+            now = time.perf_counter()
+            self.seconds[part] += now - start
+            if part == "evaluation" and self.begun:
+                self.ended = now  # one after the last step is in the wall time that it will be taken from
 
     def step(self) -> None:
         """Count a step; the clock begins when the first one ends, so that starting up is not counted."""
