@@ -126,7 +126,7 @@ def test_list_names_what_can_be_named(run: Any) -> None:
     assert set(rows(document, "defenses")) >= {"none", "friendly-noise"}
     assert set(rows(document, "models")) >= {"mlp", "resnet18", "timm:NAME", "FILE.py:factory"}
     assert set(rows(document, "datasets")) >= set(SOURCES)
-    assert set(rows(document, "scenarios")) == {"random", *scenario_lists()}
+    assert set(rows(document, "scenarios")) == {"random", "trigger", *scenario_lists()}
     assert tuple(rows(document, "recipes")) == CONTRACT_NAMES
     lines = [row for kind in document.values() for row in kind]
     assert not [row["name"] for row in lines if len(row["summary"]) < 10]
