@@ -21,7 +21,7 @@ Cost     a forward and a backward pass a sample; memory for one number a paramet
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -39,7 +39,7 @@ from mithridate.core.pool import Tell, silent
 from mithridate.numerics._sample_rules import Rule, Sums, rule_for
 
 Kind = Literal["ssd", "lf", "xlf"]
-Batch = tuple[Shaped[Tensor, "b ..."], Int64[Tensor, " b"] | None]
+Batch = tuple[Shaped[Tensor, "..."], Int64[Tensor, "..."] | None]
 Importance = dict[str, Tensor]
 """For each trainable parameter, by its first name, one number an entry."""
 
@@ -128,7 +128,11 @@ class Accumulator:
                 return
             if self._plan is None:
                 head = None if labels is None else labels[:_PROBE]
-                self._plan = _plan(self._net, self.kind, x[:_PROBE], head)
+                fresh = "sums" not in vars(self)
+                before = None if fresh else {name: total.clone() for name, total in self.sums.items()}
+                self._plan = _plan(self._net, self.kind, x[:_PROBE], head, lambda: self.sums)
+                for name, total in self.sums.items():
+                    total.zero_() if before is None else total.copy_(before[name])
             if self._plan.hooked:
                 with _recording(self._plan.hooked, self.sums, squared=self.kind == "ssd"):
                     _backward(self._net, self.kind, x, labels, self._plan.first)
@@ -148,7 +152,7 @@ class Accumulator:
         if not self.count:
             raise Misuse("MTH-0830", "importances are means over samples, and there was none")
         for name, total in self.sums.items():
-            if not bool(total.isfinite().all()):
+            if total.numel() and not bool(total.max().isfinite()):  # no entry is negative
                 raise Misuse(
                     "MTH-0826",
                     f"the importance ({self.kind}) of {name} holds {int((~total.isfinite()).sum())} of {total.numel()} "
@@ -258,10 +262,11 @@ def _recording(hooked: tuple[_Hooked, ...], into: Sums, *, squared: bool) -> Ite
             handle.remove()
 
 
-def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> _Plan:
+def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, room: Callable[[], Importance]) -> _Plan:
     """Decide how each parameter is done, by comparing every way with a backward pass a sample on three samples.
 
-    Some entries of each parameter are compared, and the sum of all, so that this needs little memory.
+    Some entries of each parameter are compared, and the sum of all, so that this needs no memory but the `room` for
+    sums, which are overwritten.
     """
     order = torch.arange(_PROBE, device=x.device) % len(x)
     x, labels = x[order], labels[order.to(labels.device)] if labels is not None else None
@@ -278,10 +283,10 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> _Plan
     candidates, first = _candidates(net, x)
     right: tuple[_Hooked, ...] = ()
     for end in dict.fromkeys((first, None)) if candidates else ():
-        room = {name: torch.zeros(p.shape, dtype=p.dtype, device=p.device) for name, p in _trainable(net).items()}
-        with _recording(candidates, room, squared=kind == "ssd"):
+        sums = _zeroed(room())
+        with _recording(candidates, sums, squared=kind == "ssd"):
             _backward(net, kind, x, labels, end)
-        found = _some(room)
+        found = _some(sums)
         agreed = tuple(one for one in candidates if all(_agree(found[n], want[n]) for n in one.names.values()))
         if len(agreed) > len(right):
             right, first = agreed, end
@@ -292,9 +297,9 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> _Plan
     mapped = False
     if rest:
         try:
-            room = {name: torch.zeros(p.shape, dtype=p.dtype, device=p.device) for name, p in _trainable(net).items()}
-            _mapped(net, kind, x, labels, rest, room)
-            found = _some(room)
+            sums = _zeroed(room())
+            _mapped(net, kind, x, labels, rest, sums)
+            found = _some(sums)
             mapped = all(_agree(found[name], want[name]) for name in rest)
         except (RuntimeError, ValueError, NotImplementedError):
             mapped = False  # in-place or data-dependent code; the loop does it
@@ -333,13 +338,20 @@ def _candidates(net: nn.Module, x: Tensor) -> tuple[tuple[_Hooked, ...], nn.Modu
     return tuple(found), next((module for module in calls if module in layers), None)
 
 
+def _zeroed(sums: Importance) -> Importance:
+    for total in sums.values():
+        total.zero_()
+    return sums
+
+
 def _some(sums: Importance) -> dict[str, Tensor]:
     """Return some entries of each sum, spread over it, and the sum of all."""
     return {name: torch.cat([_spread(total), total.sum().view(1)]) for name, total in sums.items()}
 
 
 def _spread(total: Tensor) -> Tensor:
-    return total.reshape(-1)[:: max(1, total.numel() // _SOME)]
+    step = max(1, total.numel() // _SOME)
+    return total.take(torch.arange(0, total.numel(), step, device=total.device))  # copies nothing else
 
 
 def _probed(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:

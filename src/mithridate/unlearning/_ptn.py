@@ -89,10 +89,15 @@ class AbstractTriggerNeutraliser(AbstractImportanceHealer, ABC):
         trail = self._search(session, path, work)
         watch = session.watch
         step: int | None = trail.found
+        if trail.found is None and trail.violated is None and watch.enabled:
+            last = self.max_tries - 1
+            path.go(last)
+            if watch.allows(session.model):
+                step = last
+            else:
+                trail.violated = last
         if trail.violated is not None:
             step = retreat(path, watch, session.model, trail)
-        elif step is None and watch.enabled and watch.allows(session.model):
-            step = self.max_tries - 1
         path.go(step)
         return _finished(session, self, path, trail, step)
 
