@@ -41,7 +41,7 @@ def test_names_are_parsed(name, parsed):
     [
         ("resnet81", "MTH-0401", "did you mean 'resnet18'?"),
         ("resnet-18", "MTH-0401", "did you mean 'resnet18'?"),
-        ("zebra", "MTH-0401", "one of convnet64, lenet, mlp"),
+        ("zebra", "MTH-0401", "one of convnet3, convnet64, lenet, mlp"),
         ("", "MTH-0401", "no built-in model ''"),
         ("resnet18-w", "MTH-0401", "did you mean 'resnet18'?"),
         ("resnet18-wide", "MTH-0401", "did you mean 'resnet18'?"),

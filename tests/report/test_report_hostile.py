@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from documents import compact_document
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from page import Page
@@ -198,6 +198,8 @@ def test_csv_rows_hold_and_no_cell_is_a_formula(name: str) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.text(st.characters(), min_size=1, max_size=60), st.integers(0, 3))
+@example("\x1f", 0)
+@example("\x1f", 1)
 def test_generated_names_keep_the_structure(name: str, which: int) -> None:
     document, twin = filled(compact_document(), name), twin_of(name)
     if which == 0:

@@ -165,6 +165,7 @@ class CollaborativeLearning(AbstractGridPaper):
                 *(
                     (label, f"run with {', '.join(f'n = {n}, f = {f}' for n, f in size.trials[kind])}")
                     for kind, (label, _, _) in zip(_PUBLISHED, self.published, strict=True)
+                    if kind in size.trials
                 ),
                 *((part.words.partition(":")[0], part.words.partition(":")[2].strip()) for part in learnt),
             ),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic.functional_validators import AfterValidator
 
 from mithridate.core.errors import BadArtefact
@@ -60,7 +60,7 @@ Interval = Annotated[tuple[Share, Share], Field(strict=False), AfterValidator(_o
 PngUri = Annotated[str, AfterValidator(_png_uri)]
 Instant = Annotated[str, AfterValidator(_instant)]
 Scalar = str | int | float
-Stripped = Annotated[str, StringConstraints(strip_whitespace=True)]
+Stripped = Annotated[str, AfterValidator(str.strip)]
 
 
 class _Strict(BaseModel):
