@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mithridate.numerics.importance import Importance
 
 _CHUNK = 1 << 22
+_SAMPLE = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,10 @@ class DampeningPath:
         self._importances = (suspects, reference)
         named = dict(model.named_parameters())
         self._parameters = [(name, named[name].data) for name in suspects]
-        ratio = ratios(suspects, reference)
+        ratio = ratios(suspects, reference).nan_to_num_(nan=-1.0, posinf=math.inf)
         self.size = len(ratio)
-        ratio.masked_fill_(ratio.isnan(), -1.0)
         self._ratio = ratio
-        self._infinite = int(ratio.isinf().sum())
+        self._infinite = int((ratio == math.inf).sum())
         self._finite = int((ratio >= 0).sum()) - self._infinite
         self._top = ratio[:0]
         self._entries: list[_Entries] = []
@@ -176,9 +176,9 @@ class DampeningPath:
             needed += self._finite - self._place(self.schedule.percentile(self._horizon))[0]
         position = self.position
         self._write(0)  # what is read below are the values that were given
-        top = torch.topk(self._ratio, needed)
-        self._top = top.values.cpu()
-        self._entries = self._grouped(top.indices)
+        values, order = _largest(self._ratio, needed)
+        self._top = values.cpu()
+        self._entries = self._grouped(order)
         self._write(position)
 
     def _grouped(self, order: Int64[Tensor, " k"]) -> list[_Entries]:
@@ -212,6 +212,21 @@ class DampeningPath:
                 one.parameter.put_(one.index[done : one.done], one.old[done : one.done])
             one.done = done
         self.position = count
+
+
+def _largest(ratio: Float[Tensor, " p"], count: int) -> tuple[Float[Tensor, " k"], Int64[Tensor, " k"]]:
+    """Return at least the `count` largest numbers, descending, and where they are."""
+    if ratio.device.type != "cpu" or not 0 < count < len(ratio):
+        top = torch.topk(ratio, count)
+        return top.values, top.indices
+    flat = ratio.numpy()
+    sample = np.sort(flat[:: max(1, len(flat) // _SAMPLE)])  # a cut that leaves little more to sort than is asked for
+    rank = int(len(sample) * (1 - count / len(flat)) - 4 * math.sqrt(len(sample) * count / len(flat)) - 4)
+    places = np.flatnonzero(flat >= sample[max(rank, 0)])
+    if len(places) < count:
+        places = np.arange(len(flat))
+    order = torch.from_numpy(places[np.argsort(-flat[places], kind="stable")])
+    return ratio[order], order
 
 
 def widened(importance: Mapping[str, Tensor]) -> Importance:
