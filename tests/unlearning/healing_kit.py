@@ -10,6 +10,7 @@ from mithridate.numerics.rng import generator
 from mithridate.numerics.triggers import Trigger, patch
 from mithridate.training.contracts import Options, contract
 from mithridate.training.loop import train
+from mithridate.training.plan import Plan
 
 TARGET = 0
 
@@ -51,6 +52,11 @@ def poisoned(seed: int, *, model: str = "convnet3", epochs: int | None = None) -
     ids = candidates[order[:28]]
     pixels = trigger.stamp(data.train.images.gather(ids))
     dirty = data.train.overlay(ids, pixels, torch.full((28,), TARGET))
-    plan = contract("digits-cnn30", data, model, Options(epochs=epochs))
-    net = train(dataclasses.replace(plan, data=dirty), seed)
+    net = train(plan_of(dirty, model=model, epochs=epochs), seed)
     return Poisoned(net, dirty, data.train, data.test, trigger, ids)
+
+
+def plan_of(train_set: Examples, *, model: str = "convnet3", epochs: int | None = None) -> Plan:
+    """The contract of the scaled check on some data; the network takes pixels as they are, without normalisation."""
+    plan = contract("digits-cnn30", load("digits"), model, Options(epochs=epochs))
+    return dataclasses.replace(plan, data=train_set, model=dataclasses.replace(plan.model, mean=(0.0,), std=(1.0,)))
