@@ -334,10 +334,11 @@ def test_a_second_stream_of_a_peer_replaces_the_first(keys):
         async with (
             transports(*keys, [0]) as up,
             raw_stream(keys, 2, 0, up[0].address) as old,
-            raw_stream(keys, 2, 0, up[0].address) as new,
+            contextlib.AsyncExitStack() as later,
         ):
             await old.write(batch([vector(2, 0)]))
             await old.read()
+            new = await later.enter_async_context(raw_stream(keys, 2, 0, up[0].address))
             await new.write(batch([vector(2, 1)]))
             await new.read()
             with pytest.raises(aio.AioRpcError) as ended:
