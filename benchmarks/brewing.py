@@ -36,10 +36,10 @@ def measure(model, row, poisons, chunk, repeats, folder):
     import torch
     from torch.nn.functional import cross_entropy
 
-    from mithridate.attacks._matching import MatchingProblem, Surrogate
     from mithridate.models.spec import ModelSpec
     from mithridate.numerics.directional import loss_gradient, prepare
     from mithridate.numerics.matching import Matcher
+    from mithridate.numerics.matching_problem import MatchingProblem, Surrogate
     from mithridate.numerics.rng import generator
 
     net = ModelSpec(

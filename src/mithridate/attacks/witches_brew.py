@@ -23,15 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.attacks._base import AbstractAttack, AttackKit
-from mithridate.attacks._brewing import OPTIMIZERS, BrewState, Descent, brew
-from mithridate.attacks._matching import MatchingProblem, Surrogate
 from mithridate.core.errors import Misuse
 from mithridate.core.params import In, OneOf, param
 from mithridate.core.seeds import address
 from mithridate.data.packs import PoisonPack, make_pack
 from mithridate.data.scenarios import Scenario
+from mithridate.numerics.brewing import OPTIMIZERS, BrewState, Descent, brew
 from mithridate.numerics.directional import FORMS, Form, choose_form, loss_gradient, prepare
 from mithridate.numerics.matching import CRITERIA, OBJECTIVES, Matcher, criterion_loss
+from mithridate.numerics.matching_problem import MatchingProblem, Surrogate
 
 _REFERENCE_BATCH = 512
 _CHUNK_PIXELS = {"cpu": 64 * 32 * 32}

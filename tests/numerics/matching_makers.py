@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, relu
 
-from mithridate.attacks._matching import MatchingProblem, Surrogate
 from mithridate.numerics.directional import loss_gradient, prepare
 from mithridate.numerics.matching import Matcher, criterion_loss
+from mithridate.numerics.matching_problem import MatchingProblem, Surrogate
 from mithridate.numerics.rng import generator
 
 

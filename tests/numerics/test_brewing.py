@@ -7,8 +7,8 @@ import pytest
 import torch
 from matching_makers import labels_of, network, pixels, problem, surrogate, target_batch
 
-from mithridate.attacks._brewing import OPTIMIZERS, BrewState, Descent, brew, direction, milestones, score
 from mithridate.numerics.ball import quantise
+from mithridate.numerics.brewing import OPTIMIZERS, BrewState, Descent, brew, direction, milestones, score
 from mithridate.numerics.rng import generator
 from mithridate.numerics.warp import Shift
 

@@ -25,8 +25,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mithridate.attacks._matching import MatchingProblem
 from mithridate.numerics.ball import project, quantise
+from mithridate.numerics.matching_problem import MatchingProblem
 from mithridate.numerics.rng import generator
 
 OPTIMIZERS = ("signed-adam", "adam", "pgd")

@@ -7,9 +7,9 @@ import torch
 from matching_makers import Residual, labels_of, network, obvious, pixels, problem, surrogate, target_batch
 from torch import nn
 
-from mithridate.attacks._matching import MatchingProblem, Surrogate
 from mithridate.numerics.directional import FORMS, prepare
 from mithridate.numerics.matching import OBJECTIVES, Matcher
+from mithridate.numerics.matching_problem import MatchingProblem, Surrogate
 from mithridate.numerics.rng import generator
 from mithridate.numerics.warp import Shift
 
