@@ -855,7 +855,8 @@ CODES: dict[str, Explanation] = {
     "MTH-0840": Explanation(
         "how the model was trained is not known",
         "The method trains again as it was done the first time, and no plan of that training was given.",
-        "Give `training=`, the plan of a recipe with the data; or choose fine-tune, or xlf, which need none.",
+        "Name the recipe with --recipe, or give `training=`, its plan with the data; or choose fine-tune, or xlf, which "
+        "need none. Models that `mithridate train` has saved say it themselves.",
     ),
     "MTH-0841": Explanation(
         "no batch normalisation",
@@ -938,6 +939,11 @@ CODES: dict[str, Explanation] = {
         "the suspects belong to other data",
         "Row ids mean nothing in other data: the fingerprint in the table is not that of the data at hand.",
         "Use the data that were scanned, in the same order, or scan again.",
+    ),
+    "MTH-0870": Explanation(
+        "no list of suspected rows",
+        "A list of suspects holds the id of a row of the training data on each line, and at least one.",
+        "Count rows from 0, as `mithridate scan` shows them, in the same data and with the same --per-class.",
     ),
     "MTH-0880": Explanation(
         "no finished report",
@@ -1149,5 +1155,96 @@ CODES: dict[str, Explanation] = {
         "more broken rows than the rule bears",
         "More nodes than f sent NaN or infinity; honest vectors must be finite.",
         "Raise f and the number of nodes, or lower the step size if honest nodes diverge.",
+    ),
+    # 106x to 109x asking models about keys, and the flows of ownership
+    "MTH-1060": Explanation(
+        "A class map that leads nowhere",
+        "A class map says which committed class each name of a model stands for; one of its entries names another.",
+        "Correct the entry; the message lists the committed classes.",
+    ),
+    "MTH-1061": Explanation(
+        "A model that shares no class with the commitment",
+        "Answers are read by the names of the classes. None of the model's names is a committed class, so no key could "
+        "ever be hit.",
+        "Give the names that the model uses with --class-map FILE, or check that it is the right model.",
+    ),
+    "MTH-1062": Explanation(
+        "Keys of another size than the model takes",
+        "A key is asked as it was committed, pixel by pixel, and this network takes images of another shape.",
+        "Put what scales the input of the model before it, and ask it with --command or --http.",
+    ),
+    "MTH-1063": Explanation(
+        "No table of predictions",
+        "The file is no CSV table whose first column names keys and whose other columns hold labels, best first.",
+        "Let `mithridate own verify --queries DIR` write the images of the keys and a table to fill in.",
+    ),
+    "MTH-1064": Explanation(
+        "The folder for the queries is not empty",
+        "The images of the keys are written to a folder of their own.",
+        "Give a new or empty folder.",
+    ),
+    "MTH-1065": Explanation(
+        "A command that cannot be started",
+        "The words after --command are no command, or name no program.",
+        "Check path, quotes and permissions; no shell reads the command, so pipes and variables belong into a script.",
+    ),
+    "MTH-1066": Explanation(
+        "An address or a token that cannot be used",
+        "A service is named by an http or https address without a password; a token comes from an environment variable.",
+        "Correct the address; export the variable.",
+    ),
+    "MTH-1070": Explanation(
+        "The secret is not there",
+        "Keys are made from the 256-bit secret, which exists nowhere else. Without it no key can be revealed that was "
+        "not revealed before: no new verification of this commitment is possible, by nobody. Certificates that were "
+        "issued stay valid and can be checked, as they hold all that they need.",
+        "Look for a backup of the file. Otherwise make a new secret and a new commitment, and mark the next release "
+        "of the data; what was published under the lost one is evidence only as far as it was revealed.",
+    ),
+    "MTH-1071": Explanation(
+        "The data are not those that were committed",
+        "A commitment names the fingerprint of the data set; the one at hand has another.",
+        "Load the data as they were when they were committed, or make a new commitment before they are published.",
+    ),
+    "MTH-1072": Explanation(
+        "A clock that runs before the timestamp",
+        "The commitment has a timestamp that lies after the present time of this machine, so that one of the two clocks "
+        "is wrong and a certificate would claim that keys were asked before they were committed.",
+        "Correct the clock of this machine.",
+    ),
+    "MTH-1073": Explanation(
+        "A beacon that cannot be read",
+        "A beacon is a public random value that nobody could know when the keys were committed, and where it is found.",
+        "Write --beacon SOURCE=HEX, such as --beacon drand/quicknet/1234567=9f3a... with 16 to 64 bytes.",
+    ),
+    "MTH-1074": Explanation(
+        "Not one model to ask",
+        "A verification asks one model, in one way.",
+        "Give exactly one of --model, --predictions, --command and --http.",
+    ),
+    "MTH-1075": Explanation(
+        "A class map that cannot be read",
+        "A class map is a JSON object from the names that a model uses to names of committed classes.",
+        'Write for example {"tabby cat": "cat"}.',
+    ),
+    "MTH-1076": Explanation(
+        "A file of ownership is there already",
+        "Secrets, commitments and certificates are evidence; none is ever overwritten.",
+        "Give another name, or move the old file.",
+    ),
+    "MTH-1077": Explanation(
+        "Files that do not belong together",
+        "A secret, a commitment, the marks and a beacon belong to each other; here one is of another set.",
+        "Use the files that were made together.",
+    ),
+    "MTH-1078": Explanation(
+        "More keys than were committed, or fewer than one",
+        "Keys are revealed from the first on; the commitment says how many there are.",
+        "Give --reveal a number from 1 to the number of committed keys.",
+    ),
+    "MTH-1079": Explanation(
+        "The demonstration takes nothing else",
+        "`own --demo` brings its own data, keys and models.",
+        "Leave out the verb, or leave out --demo.",
     ),
 }
