@@ -1,7 +1,8 @@
 """The catalogue behind `mithridate explain`: every error code, its cause and its remedy.
 
 Ranges: 00xx general, 01xx configuration and parameters, 02xx data and decoding, 03xx packs and scenarios,
-04xx models, 05xx training, 06xx attacks and defenses, 07xx runs, ledgers and audits, 08xx reports, 09xx environment.
+04xx models, 05xx training, 06xx attacks and defenses, 07xx runs, ledgers and audits, 08xx reports, 09xx environment,
+10xx ownership.
 """
 
 from typing import NamedTuple
@@ -1157,6 +1158,92 @@ CODES: dict[str, Explanation] = {
         "Raise f and the number of nodes, or lower the step size if honest nodes diverge.",
     ),
     # 106x to 109x asking models about keys, and the flows of ownership
+    # 10xx ownership of data sets
+    "MTH-1000": Explanation(
+        "the extra `ownership` is not installed",
+        "Certificates are signed and timestamps checked by the packages cryptography and rfc3161-client.",
+        "Install it: pip install 'mithridate[ownership]', with the quotes.",
+    ),
+    "MTH-1001": Explanation(
+        "the secret is not there",
+        "All keys and the signing key are derived from the secret file. Without it no key can be derived or revealed, no "
+        "model asked, and no certificate signed; certificates that were issued stay valid.",
+        "Look for a copy. If there is none, make a new secret and mark the data anew, for models trained from then on.",
+    ),
+    "MTH-1002": Explanation(
+        "a secret is not overwritten",
+        "The file that was to take the new secret exists; data that were marked with the old one need it.",
+        "Name another file.",
+    ),
+    "MTH-1003": Explanation(
+        "others can read the secret",
+        "Whoever reads the secret can derive all keys, and sign for the owner.",
+        "chmod 600 the file; if somebody may have read it, make a new secret and mark the data anew.",
+    ),
+    "MTH-1004": Explanation(
+        "no whole secret",
+        "A secret has 32 bytes, in a file with check digits; this has not.",
+        "Restore a copy of the file.",
+    ),
+    "MTH-1005": Explanation(
+        "keys that cannot be",
+        "The number of answers that count must be below the number of classes, the noise must not be finer than the image, "
+        "and keys are numbered from 0.",
+        "Change the value that the message names.",
+    ),
+    "MTH-1006": Explanation(
+        "nothing that can be committed to",
+        "A commitment needs hashes of 64 hexadecimal digits, as many class names as labels, each once, a level between 0 "
+        "and 1, and a number of keys for each dispute that divides the number of keys.",
+        "Change the value that the message names.",
+    ),
+    "MTH-1007": Explanation(
+        "no whole commitment",
+        "The file is no commitment of this version, or its content does not give the value that it states.",
+        "Get a fresh copy of it; the published value and timestamp say which one is right.",
+    ),
+    "MTH-1008": Explanation(
+        "no timestamp",
+        "The file is no RFC 3161 response, the authority refused, or the response is for another commitment or request.",
+        "Send the request file to the authority again, and keep its response as it comes.",
+    ),
+    "MTH-1009": Explanation(
+        "the timestamp's signature is not good",
+        "The response is not signed by an authority that the given certificates vouch for.",
+        "Give the certificate of the authority that was asked, in PEM; get a fresh response if that is the one.",
+    ),
+    "MTH-1010": Explanation(
+        "numbers that no test has",
+        "Hits lie between 0 and the number of keys, answers that count between 1 and the number of classes, ranks too, and "
+        "chances between 0 and 1.",
+        "Change the value that the message names.",
+    ),
+    "MTH-1011": Explanation(
+        "no number of keys is enough",
+        "A model that hits no more often than chance cannot be told from an innocent one.",
+        "Raise the hit rate by a larger budget or epsilon, and measure it with `own selfcheck`.",
+    ),
+    "MTH-1012": Explanation(
+        "a verification that cannot begin",
+        "A verification is written into the diary with a description of who is asked; blocks of keys are used in order.",
+        "Describe the model, and choose a block that the message allows.",
+    ),
+    "MTH-1013": Explanation(
+        "the diary was altered",
+        "The diary is a chain of hashes that begins with the commitment; a record does not fit.",
+        "Restore the file. A new diary would hide earlier verifications, which a reader of two certificates sees.",
+    ),
+    "MTH-1014": Explanation(
+        "not in the form of our documents",
+        "Documents that are hashed or signed have text, whole numbers, fractions num/den in lowest terms, and times in UTC.",
+        "Change the value that the message names, or get a fresh copy.",
+    ),
+    "MTH-1015": Explanation(
+        "a certificate that cannot be issued",
+        "Secret, commitment, diary, beacon and answers must belong together: one answer for each key, in their order, none "
+        "before the timestamp.",
+        "Use the files of one commitment, and set the clock right.",
+    ),
     "MTH-1060": Explanation(
         "A class map that leads nowhere",
         "A class map says which committed class each name of a model stands for; one of its entries names another.",
@@ -1190,7 +1277,7 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-1066": Explanation(
         "An address or a token that cannot be used",
-        "A service is named by an http or https address without a password; a token comes from an environment variable.",
+        "A service is named by an http or https address without a password; a token comes from the environment.",
         "Correct the address; export the variable.",
     ),
     "MTH-1070": Explanation(
@@ -1208,8 +1295,8 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-1072": Explanation(
         "A clock that runs before the timestamp",
-        "The commitment has a timestamp that lies after the present time of this machine, so that one of the two clocks "
-        "is wrong and a certificate would claim that keys were asked before they were committed.",
+        "The commitment has a timestamp that lies after the present time of this machine, so that one of the clocks is "
+        "wrong and a certificate would claim that keys were asked before they were committed.",
         "Correct the clock of this machine.",
     ),
     "MTH-1073": Explanation(
