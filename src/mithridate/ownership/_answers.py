@@ -14,7 +14,7 @@ import io
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, final
 
@@ -40,7 +40,7 @@ class Query:
     """
 
     index: int
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] = field(repr=False)
 
     @property
     def name(self) -> str:
