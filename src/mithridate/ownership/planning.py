@@ -1,0 +1,178 @@
+"""How many keys, and how many hits: what an owner can know before any model is asked.
+
+`hit_rate` is the share of keys that a model trained on the marked data answers with their labels; `own selfcheck`
+measures it. The level is divided as a certificate's p-value is multiplied (`certificate.Evidence`): by m (m + 1) for
+verification m, and by 2^64 where no beacon protects from trying seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mithridate.core.errors import Misuse
+from mithridate.ownership.significance import binomial_tails, binomial_upper
+
+GRIND = 1 << 64
+"""How many seeds somebody might try until an innocent model seems guilty, where no beacon forbids it."""
+MOST_KEYS = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prospect:
+    """What a number of keys promises.
+
+    Args:
+        keys: How many are asked about.
+        hits_needed: The least number of hits that shows ownership; None if even all do not.
+        power: The chance to reach it.
+    """
+
+    keys: int
+    hits_needed: int | None
+    power: float
+
+
+def factor(run: int = 1, *, grindable: bool = False) -> int:
+    """Return what a p-value is multiplied by in verification number `run`."""
+    if run < 1:
+        raise Misuse("MTH-1010", f"verifications are numbered from 1, got {run}")
+    return run * (run + 1) * (GRIND if grindable else 1)
+
+
+def hits_needed(
+    keys: int, *, topk: int, classes: int, alpha: float | str | Fraction, run: int = 1, grindable: bool = False
+) -> int | None:
+    """Return the least number of hits that shows ownership, or None if even `keys` hits do not.
+
+    Args:
+        keys: How many are asked about.
+        topk: Answers that count.
+        classes: How many there are.
+        alpha: The level.
+        run: The number of the verification.
+        grindable: Whether no beacon after a trusted timestamp protects from trying seeds.
+
+    Raises:
+        Misuse: MTH-1010 for numbers that cannot be.
+    """
+    level = exact(alpha, "alpha") / factor(run, grindable=grindable)
+    tails = binomial_tails(keys, Fraction(topk, classes)) if 1 <= topk <= classes and keys > 0 else None
+    if tails is None:
+        raise Misuse("MTH-1010", f"there is no test of {keys} keys by {topk} answers out of {classes} classes")
+    return next((hits for hits, tail in enumerate(tails) if tail <= level), None)
+
+
+def power(
+    keys: int,
+    *,
+    topk: int,
+    classes: int,
+    hit_rate: float | str | Fraction,
+    alpha: float | str | Fraction,
+    run: int = 1,
+    grindable: bool = False,
+) -> float:
+    """Return the chance that a model which hits at `hit_rate` is shown to be trained on the data.
+
+    Args:
+        keys: How many are asked about.
+        topk: Answers that count.
+        classes: How many there are.
+        hit_rate: Of a model that was trained on the marked data.
+        alpha: The level.
+        run: The number of the verification.
+        grindable: Whether no beacon after a trusted timestamp protects from trying seeds.
+
+    Raises:
+        Misuse: MTH-1010 for numbers that cannot be.
+    """
+    needed = hits_needed(keys, topk=topk, classes=classes, alpha=alpha, run=run, grindable=grindable)
+    if needed is None:
+        return 0.0
+    return float(binomial_upper(needed, keys, exact(hit_rate, "hit_rate")))
+
+
+def keys_needed(
+    *,
+    topk: int,
+    classes: int,
+    hit_rate: float | str | Fraction,
+    alpha: float | str | Fraction,
+    wanted: float = 0.9,
+    run: int = 1,
+    grindable: bool = False,
+) -> int:
+    """Return the least number of keys whose power is `wanted`.
+
+    Args:
+        topk: Answers that count.
+        classes: How many there are.
+        hit_rate: Of a model that was trained on the marked data.
+        alpha: The level.
+        wanted: The power.
+        run: The number of the verification.
+        grindable: Whether no beacon after a trusted timestamp protects from trying seeds.
+
+    Raises:
+        Misuse: MTH-1011 when no number up to 500 is enough, MTH-1010 for numbers that cannot be.
+    """
+    rate = exact(hit_rate, "hit_rate")
+    # Power saws along with the number of keys, so no search may skip any.
+    if rate > Fraction(topk, classes):
+        for keys in range(1, MOST_KEYS + 1):
+            needed = hits_needed(keys, topk=topk, classes=classes, alpha=alpha, run=run, grindable=grindable)
+            if needed is not None and binomial_upper(needed, keys, rate) >= wanted:
+                return keys
+    raise Misuse(
+        "MTH-1011",
+        f"no number of keys up to {MOST_KEYS} has power {wanted:g} when {float(rate):g} of them hit, and "
+        f"{topk / classes:g} by chance",
+        hint="mark more images, or with a larger epsilon",
+    )
+
+
+def table(
+    numbers: Sequence[int],
+    *,
+    topk: int,
+    classes: int,
+    hit_rate: float | str | Fraction,
+    alpha: float | str | Fraction,
+    run: int = 1,
+    grindable: bool = False,
+) -> tuple[Prospect, ...]:
+    """Return what each of some numbers of keys promises.
+
+    Args:
+        numbers: How many keys, one entry for each.
+        topk: Answers that count.
+        classes: How many there are.
+        hit_rate: Of a model that was trained on the marked data.
+        alpha: The level.
+        run: The number of the verification.
+        grindable: Whether no beacon after a trusted timestamp protects from trying seeds.
+
+    Raises:
+        Misuse: MTH-1010 for numbers that cannot be.
+    """
+    rate, rows = exact(hit_rate, "hit_rate"), []
+    for keys in numbers:
+        needed = hits_needed(keys, topk=topk, classes=classes, alpha=alpha, run=run, grindable=grindable)
+        chance = 0.0 if needed is None else float(binomial_upper(needed, keys, rate))
+        rows.append(Prospect(keys=keys, hits_needed=needed, power=chance))
+    return tuple(rows)
+
+
+def exact(value: float | str | Fraction, name: str) -> Fraction:
+    """Return the fraction that a decimal number is written as, between 0 and 1.
+
+    Raises:
+        Misuse: MTH-1010 for anything else.
+    """
+    try:
+        found = Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        found = Fraction(-1)
+    if not 0 <= found <= 1:
+        raise Misuse("MTH-1010", f"{name} must be a number between 0 and 1, got {str(value)[:40]!r}")
+    return found
