@@ -16,6 +16,7 @@ before the answers are seen; `min_over_k` is the way to choose k afterwards. Two
 dependent through the labels: combine by `holm`, `bonferroni`, or the mean of e-values, not by Fisher or Stouffer.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,11 +49,21 @@ def binomial_upper(hits: int, keys: int, chance: Fraction) -> Fraction:
         Misuse: MTH-1010 for numbers that cannot be.
     """
     _within(0, hits, keys, "hits", "keys")
-    if not 0 <= chance <= 1:
-        raise Misuse("MTH-1010", f"a chance lies between 0 and 1, got {chance}")
+    return binomial_tails(keys, chance)[hits]
+
+
+def binomial_tails(keys: int, chance: Fraction) -> tuple[Fraction, ...]:
+    """Return P(Bin(keys, chance) >= h) for h = 0..keys.
+
+    Raises:
+        Misuse: MTH-1010 for a chance that cannot be.
+    """
+    if keys < 0 or not 0 <= chance <= 1:
+        raise Misuse("MTH-1010", f"a chance lies between 0 and 1, got {chance} for {keys} keys")
     yes, total = chance.numerator, chance.denominator
-    ways = sum(math.comb(keys, j) * yes**j * (total - yes) ** (keys - j) for j in range(hits, keys + 1))
-    return Fraction(ways, total**keys)
+    ways = [math.comb(keys, j) * yes**j * (total - yes) ** (keys - j) for j in range(keys, -1, -1)]
+    whole = total**keys
+    return tuple(Fraction(count, whole) for count in reversed(list(itertools.accumulate(ways))))
 
 
 def poisson_binomial_tail(hits: int, sizes: Sequence[int], *, classes: int) -> Fraction:
@@ -84,19 +95,17 @@ def min_over_k(ranks: Sequence[int | None], k_max: int, *, classes: int) -> Frac
     _within(1, k_max, classes, "k_max", "classes")
     keys = len(ranks)
     found = [_rank(rank, classes) for rank in ranks if rank is not None]
-    tails = [
-        [binomial_tail(h, keys=keys, topk=k, classes=classes) for h in range(keys + 1)] for k in range(1, k_max + 1)
-    ]
+    tails = [binomial_tails(keys, Fraction(k, classes)) for k in range(1, k_max + 1)]
     least = min(tails[k - 1][sum(rank <= k for rank in found)] for k in range(1, k_max + 1))
     # Ways to stay above the least at every k: `ways[h]` counts them by the hits at k.
     ways = {0: 1}
     for tail in tails:
-        grown: dict[int, int] = {}
+        most = sum(chance > least for chance in tail)
+        grown = dict.fromkeys(range(most), 0)
         for before, count in ways.items():
-            for h in range(before, keys + 1):
-                if tail[h] > least:
-                    grown[h] = grown.get(h, 0) + count * math.comb(keys - before, h - before)
-        ways = grown
+            for h in range(before, most):
+                grown[h] += count * math.comb(keys - before, h - before)
+        ways = {h: count for h, count in grown.items() if count}
     above = sum(count * (classes - k_max) ** (keys - h) for h, count in ways.items())
     return 1 - Fraction(above, classes**keys)
 
@@ -127,15 +136,16 @@ def log_rank_sum(ranks: Sequence[int], *, classes: int) -> Fraction:
         Misuse: MTH-1010 for a rank that cannot be.
     """
     keys, total = len(ranks), sum(_log_rank(_rank(rank, classes)) for rank in ranks)
-    # The generating polynomial at a power of two so large that coefficients do not meet.
-    width = (classes**keys).bit_length() + 1
-    mask = (1 << width * (total + 1)) - 1
-    single = sum(1 << width * _log_rank(rank) for rank in range(1, classes + 1)) & mask
+    # The generating polynomial at a power of 256 so large that coefficients do not meet.
+    width = (classes**keys).bit_length() // 8 + 1
+    size = width * (total + 1)
+    mask = (1 << 8 * size) - 1
+    single = sum(1 << 8 * width * _log_rank(rank) for rank in range(1, classes + 1)) & mask
     product = 1
     for _ in ranks:
         product = product * single & mask
-    coefficient = (1 << width) - 1
-    ways = sum(product >> width * place & coefficient for place in range(total + 1))
+    coefficients = product.to_bytes(size, "little")
+    ways = sum(int.from_bytes(coefficients[at : at + width], "little") for at in range(0, size, width))
     return Fraction(ways, classes**keys)
 
 

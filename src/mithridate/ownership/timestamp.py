@@ -1,7 +1,8 @@
 """Trusted timestamps of a commitment (RFC 3161): a request file to send, a response file to keep.
 
     mithridate writes   commitment.tsq
-    the owner sends it  curl -H 'Content-Type: application/timestamp-query' --data-binary @commitment.tsq URL > commitment.tsr
+    the owner sends it  curl -H 'Content-Type: application/timestamp-query' --data-binary @commitment.tsq URL
+    and keeps the body  commitment.tsr
     mithridate reads    commitment.tsr
 
 What is stamped is the commitment's value, as 64 hexadecimal digits in ASCII. The request has no nonce: a nonce proves
