@@ -84,10 +84,11 @@ def test_malformed_replies(reply: object) -> None:
 
 def test_labels_outside_take_their_place_and_are_no_hit() -> None:
     answer = TWO.read(["unicorn", "cat", "dog"])
-    assert (answer.labels, answer.outside) == ((0,), 1)
+    assert (answer.labels, answer.outside) == ((-1, 0), 1)
     assert "unicorn" in answer.note
-    assert ONE.read(4).labels == ()
-    assert ONE.read(-1).labels == ()
+    assert ONE.read(4).labels == (-1,)
+    assert ONE.read(-1).labels == (-1,)
+    assert ONE.read(-1).outside == 1
 
 
 def test_names_win_over_numbers_in_text() -> None:
@@ -101,7 +102,7 @@ def test_a_class_map() -> None:
     mapped = LabelSpace(classes=CLASSES, topk=1, names={"n02123045": "cat", "7": "dog"})
     assert mapped.read("n02123045").labels == (0,)
     assert mapped.read(7).labels == (1,)
-    assert mapped.read("cat").labels == ()
+    assert mapped.read("cat").labels == (-1,)
     with pytest.raises(Misuse, match=r"MTH-1060.*'cow'"):
         LabelSpace(classes=CLASSES, topk=1, names={"x": "cow"})
 
@@ -118,8 +119,11 @@ def test_any_reply_is_at_most_k_different_committed_classes(reply: Any) -> None:
     """Else the null rate would be above k/C: no reply whatever may name more."""
     answer = TWO.read(reply)
     labels = answer.labels or ()
-    assert len(labels) == len(set(labels)) <= 2
-    assert all(0 <= label < 4 for label in labels)
+    classes = [label for label in labels if label != -1]
+    assert len(labels) <= 2
+    assert len(classes) == len(set(classes))
+    assert all(0 <= label < 4 for label in classes)
+    assert answer.outside == list(labels).count(-1)
 
 
 # A model
@@ -176,7 +180,7 @@ def test_a_table_of_predictions(tmp_path: Path) -> None:
     text = '\ufeffkey,label1,label2\r\nkey-0002.png,dog,cat\r\n0,"fox",\r\ndir/key-0001.png,,\n3,0,unicorn\n'
     oracle = PredictionsOracle.read(table(tmp_path, text), TWO)
     asked = ask_all(oracle, [query(k) for k in range(5)])
-    assert [answer.labels for answer in asked.answers] == [(3,), None, (1, 0), (0,), None]
+    assert [answer.labels for answer in asked.answers] == [(3,), None, (1, 0), (0, -1), None]
     assert [answer.kind for answer in asked.answers] == ["answered", "abstained", "answered", "answered", "failed"]
     assert asked.tally.counts == {"answered": 3, "abstained": 1, "failed": 1}
     assert asked.tally.outside == 1
@@ -264,7 +268,7 @@ time.sleep(60)
 def test_no_shell_reads_the_command(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     command = f"{script(tmp_path, 'print(*sys.argv[2:])')} ; touch {victim}"
-    assert CommandOracle(command, ONE).ask(query()).labels == ()
+    assert CommandOracle(command, ONE).ask(query()).labels == (-1,)
     assert not victim.exists()
 
 

@@ -27,6 +27,8 @@ Kind = Literal["answered", "abstained", "malformed", "failed"]
 _LISTS = ("labels", "predictions", "classes", "label", "class")
 _ONES = ("label", "class", "name", "index")
 _SHOWN = 80
+OUTSIDE = -1
+"""The place of a label that is none of the committed classes."""
 
 
 @final
@@ -64,7 +66,8 @@ class Answer:
     """What came back for one key.
 
     Args:
-        labels: Committed classes, best first, at most k of them; None if there is no usable answer, which is a miss.
+        labels: Committed classes, best first, at most k of them, with `OUTSIDE` in the place of a label that is none;
+            None if there is no usable answer, which is a miss.
         kind: Whether the model answered; `failed` if nothing came at all.
         outside: How many of the k labels are none of the committed classes.
         note: What was wrong, for people.
@@ -141,7 +144,11 @@ class LabelSpace:
         if not first:
             return ABSTAINED
         places = [self.index(label) for label in first]
-        kept = tuple(dict.fromkeys(place for place in places if place is not None))
+        kept = tuple(
+            OUTSIDE if place is None else place
+            for k, place in enumerate(places)
+            if place is None or place not in places[:k]
+        )
         outside = sum(place is None for place in places)
         strange = next((label for label, place in zip(first, places, strict=True) if place is None), "")
         note = f"{str(strange)[:_SHOWN]!r} is none of the committed classes" if outside else ""
