@@ -31,12 +31,9 @@ from mithridate.data.scenarios import Scenario
 from mithridate.numerics.brewing import OPTIMIZERS, BrewState, Descent, brew
 from mithridate.numerics.directional import FORMS, Form, choose_form, loss_gradient, prepare
 from mithridate.numerics.matching import CRITERIA, OBJECTIVES, Matcher, criterion_loss
-from mithridate.numerics.matching_problem import MatchingProblem, Surrogate
+from mithridate.numerics.matching_problem import MatchingProblem, Surrogate, fitting_chunk
 
 _REFERENCE_BATCH = 512
-_CHUNK_PIXELS = {"cpu": 64 * 32 * 32}
-_CHUNK_PIXELS_ELSEWHERE = 512 * 32 * 32
-_CHUNKS = (8, 512)
 _TRACE_LENGTH = 250
 
 
@@ -180,10 +177,7 @@ class WitchesBrew(AbstractAttack):
         return Surrogate(network=network, matchers=tuple(matchers), form=form)
 
     def _chunk(self, base: Tensor) -> int:
-        if self.chunk is not None:
-            return self.chunk
-        pixels = _CHUNK_PIXELS.get(base.device.type, _CHUNK_PIXELS_ELSEWHERE)
-        return min(max(pixels // (base.shape[2] * base.shape[3]), _CHUNKS[0]), _CHUNKS[1])
+        return self.chunk or fitting_chunk((base.shape[2], base.shape[3]), base.device)
 
     def _step_px(self, kit: AttackKit, scenario: Scenario) -> Tensor:
         """The step size of each channel in [0, 1] pixels."""

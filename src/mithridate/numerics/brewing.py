@@ -8,7 +8,8 @@
     keep the restart with the smallest B_r
 
 "Signed Adam" signs the gradient and then runs Adam (betas 0.9, 0.999; epsilon 1e-8); the step size falls tenfold after
-floor(M / 2.667), floor(M / 1.6) and floor(M / 1.142) steps.
+floor(M / 2.667), floor(M / 1.6) and floor(M / 1.142) steps, unless the descent has another schedule. With several views
+the gradient is the mean over as many draws of the augmentation.
 
 Paper    Geiping et al., Witches' Brew (ICLR 2021), algorithm 1.
 Departs  restarts are compared by their re-evaluated B at the images that would be published (the reference compares
@@ -32,8 +33,8 @@ from mithridate.numerics.rng import generator
 OPTIMIZERS = ("signed-adam", "adam", "pgd")
 _BETAS = (0.9, 0.999)
 _TINY = 1e-8
-_DECAY = 0.1
 _DROPS = (2.667, 1.6, 1.142)
+STARTS = ("normal", "uniform")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +48,10 @@ class Descent:
         optimizer: `signed-adam`, `adam` (unsigned) or `pgd` (the sign itself).
         clean_gradient: Evaluate every gradient at the clean images: the first-order variant.
         score_draws: Augmentation draws behind the value that compares restarts.
+        views: Augmentation draws behind every gradient; without an augmentation one evaluation serves.
+        drops: The step size falls after floor(M / d) steps for every d here.
+        decay: What it is multiplied with then.
+        start: `normal` (deviation epsilon, clamped) or `uniform` in the ball.
     """
 
     restarts: int
@@ -55,16 +60,20 @@ class Descent:
     optimizer: str = "signed-adam"
     clean_gradient: bool = False
     score_draws: int = 4
+    views: int = 1
+    drops: tuple[float, ...] = _DROPS
+    decay: float = 0.1
+    start: str = "normal"
 
     @property
     def milestones(self) -> tuple[int, ...]:
         """Steps after which the step size falls."""
-        return milestones(self.steps)
+        return milestones(self.steps, self.drops)
 
 
-def milestones(count: int) -> tuple[int, ...]:
-    """Where the schedule of Witches' Brew drops: floor(count / 2.667), floor(count / 1.6), floor(count / 1.142)."""
-    return tuple(int(count // part) for part in _DROPS)
+def milestones(count: int, drops: tuple[float, ...] = _DROPS) -> tuple[int, ...]:
+    """Where a schedule drops; that of Witches' Brew: floor(count / 2.667), floor(count / 1.6), floor(count / 1.142)."""
+    return tuple(int(count // part) for part in drops)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,7 +132,7 @@ def begin(problem: MatchingProblem, descent: Descent, seed: int) -> BrewState:
         scores=nan.expand(descent.restarts).clone(),
         trace=nan.expand(descent.restarts, descent.steps).clone(),
     )
-    return _restarted(problem, state, 0, seed)
+    return _restarted(problem, descent, state, 0, seed)
 
 
 def _no_value(problem: MatchingProblem) -> Tensor:
@@ -149,9 +158,10 @@ def brew(
         yield state
 
 
-def _restarted(problem: MatchingProblem, state: BrewState, restart: int, seed: int) -> BrewState:
+def _restarted(problem: MatchingProblem, descent: Descent, state: BrewState, restart: int, seed: int) -> BrewState:
     gen = generator(seed, "brew", restart, "start", device=problem.base.device)
-    draw = torch.randn(problem.base.shape, generator=gen, dtype=problem.dtype, device=problem.base.device)
+    draw = torch.empty(problem.base.shape, dtype=problem.dtype, device=problem.base.device)
+    draw = draw.normal_(generator=gen) if descent.start == "normal" else draw.uniform_(-1, 1, generator=gen)
     delta = project(draw * problem.epsilon, problem.clean, problem.epsilon)
     none = torch.zeros_like(delta)
     return replace(state, restart=restart, step=0, delta=delta, first=none, second=none)
@@ -161,13 +171,26 @@ def _stepped(problem: MatchingProblem, descent: Descent, state: BrewState, seed:
     gen = generator(seed, "brew", state.restart, "augment", state.step)
     clean = problem.clean
     x = clean if descent.clean_gradient else clean + state.delta
-    value, gradient = problem.gradient(x, problem.draw(gen))
-    rate = _DECAY ** sum(0 < m <= state.step for m in descent.milestones)
+    value, gradient = _mean_gradient(problem, descent, x, gen)
+    rate = descent.decay ** sum(0 < m <= state.step for m in descent.milestones)
     update, first, second = direction(descent.optimizer, gradient, state.first, state.second, state.step)
     delta = project(state.delta - rate * descent.step_px[:, None, None] * update, clean, problem.epsilon)
     trace = state.trace.clone()
     trace[state.restart, state.step] = value
     return replace(state, step=state.step + 1, delta=delta, first=first, second=second, trace=trace)
+
+
+def _mean_gradient(
+    problem: MatchingProblem, descent: Descent, x: Tensor, gen: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """B and its gradient, the mean over the views of one step."""
+    value, gradient = problem.gradient(x, problem.draw(gen))
+    if problem.augment is None or descent.views == 1:
+        return value, gradient
+    for _ in range(descent.views - 1):
+        another, more = problem.gradient(x, problem.draw(gen))
+        value, gradient = value + another, gradient + more
+    return value / descent.views, gradient / descent.views
 
 
 def direction(
@@ -198,7 +221,7 @@ def _finished(problem: MatchingProblem, descent: Descent, state: BrewState, seed
     if state.best_restart == state.restart:
         state = replace(state, best=images)
     if state.restart + 1 < descent.restarts:
-        return _restarted(problem, state, state.restart + 1, seed)
+        return _restarted(problem, descent, state, state.restart + 1, seed)
     return replace(state, restart=descent.restarts, step=0)
 
 

@@ -1,9 +1,11 @@
 """The gradient-matching problem: a number and its exact gradient in the poisons, at the memory of one chunk.
 
     g(x) = 1/P sum_i grad_theta l(A_i x_i, y_i)          over all P poisons, in chunks
-    B(x) = D(g) + w/P sum_i l(A_i x_i, y_i)              D from `numerics.matching`, mean over surrogates
+    B(x) = D(g) + w/P sum_i l(A_i x_i, y_i) + u/P sum_i V(x_i)    D from `numerics.matching`, mean over surrogates
     v    = dD/dg                                         fixed once g is known
-    dB/dx_i = 1/P A_i^T grad_x ( < grad_theta l, v > + w l )(A_i x_i, y_i)
+    dB/dx_i = 1/P A_i^T grad_x ( < grad_theta l, v > + w l )(A_i x_i, y_i) + u/P grad V(x_i)
+
+V is a penalty on what the eye sees, from `numerics.visibility`, of the images before any augmentation.
 
 Paper    Geiping et al., Witches' Brew (ICLR 2021); the two-pass form is exact, where the paper and its code take the
          cosine of each batch and differentiate through the backward pass.
@@ -23,7 +25,19 @@ from torch.nn.functional import cross_entropy
 
 from mithridate.numerics.directional import Form, Network, loss_gradient, mixed_product
 from mithridate.numerics.matching import Matcher, matching_loss
+from mithridate.numerics.visibility import Visibility
 from mithridate.numerics.warp import Augmentation, WarpParams
+
+
+_CHUNK_PIXELS = {"cpu": 64 * 32 * 32}
+_CHUNK_PIXELS_ELSEWHERE = 512 * 32 * 32
+_CHUNKS = (8, 512)
+
+
+def fitting_chunk(size: tuple[int, int], device: torch.device) -> int:
+    """How many images of so many rows and columns to work on at a time."""
+    pixels = _CHUNK_PIXELS.get(device.type, _CHUNK_PIXELS_ELSEWHERE)
+    return min(max(pixels // (size[0] * size[1]), _CHUNKS[0]), _CHUNKS[1])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +62,8 @@ class MatchingProblem:
         fill: Colour outside the image, one number per channel.
         chunk: Poisons at a time.
         loss_weight: Weight w of the poisons' own loss.
+        visibility: The penalty V, None for none.
+        visibility_weight: Its weight u.
     """
 
     surrogates: tuple[Surrogate, ...]
@@ -58,6 +74,8 @@ class MatchingProblem:
     fill: Float[Tensor, " c"]
     chunk: int
     loss_weight: float = 0.0
+    visibility: Visibility | None = None
+    visibility_weight: float = 0.0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,7 +96,8 @@ class MatchingProblem:
     def value(self, x: Float[Tensor, "p c h w"], draw: WarpParams | None) -> Float[Tensor, ""]:
         """B at the images `x` in [0, 1], under one draw of the augmentation."""
         values = [self._matched(surrogate, x, draw)[0] for surrogate in self.surrogates]
-        return torch.stack([v.to(self.dtype) for v in values]).mean()
+        matched = torch.stack([v.to(self.dtype) for v in values]).mean()
+        return matched + self._seen(x, None) if self.visibility else matched
 
     def gradient(
         self, x: Float[Tensor, "p c h w"], draw: WarpParams | None
@@ -101,7 +120,23 @@ class MatchingProblem:
                 )
                 pulled = product if self.augment is None or warp is None else self.augment.adjoint(product, warp)
                 total[rows] += pulled.to(total.dtype)
-        return torch.stack(values).mean(), total / (len(x) * len(self.surrogates))
+        matched = torch.stack(values).mean()
+        total /= len(x) * len(self.surrogates)
+        return matched + self._seen(x, total) if self.visibility else matched, total
+
+    def _seen(self, x: Tensor, total: Tensor | None) -> Tensor:
+        """The weighted penalty; its gradient is added to `total`."""
+        assert self.visibility is not None
+        share = self.visibility_weight / len(x)
+        value = torch.zeros((), dtype=self.dtype, device=x.device)
+        for start in range(0, len(x), self.chunk):
+            rows = slice(start, start + self.chunk)
+            part = x[rows].detach().requires_grad_(total is not None)
+            penalty = share * self.visibility(part, self.clean[rows]).sum()
+            value += penalty.detach()
+            if total is not None:
+                total[rows] += torch.autograd.grad(penalty, part)[0]
+        return value
 
     def _matched(self, surrogate: Surrogate, x: Tensor, draw: WarpParams | None) -> tuple[Tensor, Tensor]:
         """B of one surrogate, and the direction dD/dg."""
