@@ -10,6 +10,7 @@ many keys one dispute asks about, so that nobody can choose a lucky part of them
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
@@ -20,7 +21,15 @@ from mithridate.core.artefacts import as_json, write_atomic
 from mithridate.core.boundary import Caps, read_json
 from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.ownership import merkle
-from mithridate.ownership.canonical import Document, canonical, fraction_text, is_hash, read_fraction, tagged
+from mithridate.ownership.canonical import (
+    MAX_DIGITS,
+    Document,
+    canonical,
+    fraction_text,
+    is_hash,
+    read_fraction,
+    tagged,
+)
 from mithridate.ownership.keys import KeySpec, subseed
 from mithridate.ownership.secret import Secret
 
@@ -63,6 +72,11 @@ class Commitment:
         if isinstance(self.dispute, bool) or self.dispute < 1 or self.spec.keys % self.dispute:
             message = f"the keys of a dispute must divide the {self.spec.keys} keys, got {self.dispute}"
             raise Misuse("MTH-1006", message, hint="the others are kept for later disputes")
+        if self.dispute * math.log10(self.spec.classes) > MAX_DIGITS:
+            message = (
+                f"{self.dispute} keys among {self.spec.classes} classes give p-values of more than {MAX_DIGITS} digits"
+            )
+            raise Misuse("MTH-1006", message, hint="use fewer keys for a dispute; 20 are many")
         if not self.beacon or self.beacon != self.beacon.strip() or len(self.beacon) > 200:
             raise Misuse("MTH-1006", f"a beacon is named in 1 to 200 characters, got {self.beacon[:60]!r}")
 

@@ -19,12 +19,11 @@ from pathlib import Path
 
 from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.core.ledger import Ledger
-from mithridate.ownership.canonical import Document, canonical, is_hash, tagged
+from mithridate.ownership.canonical import Document, canonical, tagged
 from mithridate.ownership.commitment import Commitment
 
-RECORD = ("number", "time", "target", "first", "keys", "topk", "beacon", "salt")
-"""What the record of a run says, and nothing else."""
 MAX_TARGET = 500
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +139,14 @@ def head(commitment: str, chain: Sequence[str]) -> str:
     return found.hex()
 
 
-def is_chain(value: object) -> bool:
-    """Tell whether this is a list of digests."""
-    return isinstance(value, list) and bool(value) and all(map(is_hash, value))
-
-
 def now() -> str:
     """Return the time in UTC to the second, as all our documents have it."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time_text(datetime.datetime.now(datetime.UTC))
+
+
+def time_text(moment: datetime.datetime) -> str:
+    """Return a moment as all our documents have it."""
+    return moment.astimezone(datetime.UTC).strftime(_TIME)
 
 
 def read_time(text: object) -> datetime.datetime:
@@ -157,9 +156,9 @@ def read_time(text: object) -> datetime.datetime:
         BadArtefact: MTH-1014 for another form.
     """
     try:
-        found = datetime.datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.UTC)
+        found = datetime.datetime.strptime(str(text), _TIME).replace(tzinfo=datetime.UTC)
     except ValueError:
         raise BadArtefact("MTH-1014", f"{str(text)[:40]!r} is no time in UTC like 2026-01-31T12:00:00Z") from None
-    if found.strftime("%Y-%m-%dT%H:%M:%SZ") != text:
+    if time_text(found) != text:
         raise BadArtefact("MTH-1014", f"{str(text)[:40]!r} is no time in UTC like 2026-01-31T12:00:00Z")
     return found

@@ -24,7 +24,7 @@ from mithridate.core.errors import Misuse
 from mithridate.core.params import Checked, In, OneOf, check_fields, param
 
 SEED_BYTES = 32
-MAX_KEYS = 100_000
+MAX_KEYS = 10_000
 _WORD = 1 << 32
 
 
