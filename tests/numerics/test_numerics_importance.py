@@ -5,11 +5,25 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
 from mithridate.core.errors import Misuse
-from mithridate.numerics.importance import Accumulator, importance, losses
+from mithridate.numerics import _sample_rules
+from mithridate.numerics.importance import (
+    Accumulator,
+    _backward,
+    _Hooked,
+    _looped,
+    _mapped,
+    _recording,
+    _spread,
+    importance,
+    losses,
+    trainable,
+)
 from mithridate.numerics.rng import generator
 
 KINDS = ("ssd", "lf", "xlf")
@@ -242,3 +256,105 @@ def test_samples_that_meet_are_refused():
         importance(net, [(x, None)], "lf")
     assert caught.value.code == "MTH-0831"
     assert importance(net, [(x, None)], "lf", per_sample=False)["0.weight"].any()
+
+
+class Cancelling(nn.Module):
+    """Biases before a norm and keys of an attention, whose gradients are zero but for rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(2, 8, 3, stride=3)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(8, 8, affine=False)
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.norm(self.conv(self.patches(x))).relu().flatten(2).transpose(1, 2)
+        weights = (self.query(tokens) @ self.key(tokens).transpose(1, 2)).softmax(-1)
+        return self.head((weights @ self.value(tokens)).mean(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_that_are_all_rounding_do_not_cost_a_layer_its_rule(samples, kind, dtype):
+    x, y = samples[0].to(dtype), samples[1]
+    net = Cancelling().to(dtype)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator(4, "cancelling"), dtype=torch.float64) * 0.3)
+    mean = Accumulator(net, kind)
+    with mean:
+        mean.add(x, y)
+    assert mean._plan.rest == ()
+    got, want = mean.result(), looped(net, x, y, kind)
+    for name in ("conv.weight", "key.weight", "query.bias", "head.weight"):
+        scale = float(want[name].max())
+        torch.testing.assert_close(got[name], want[name], rtol=1e-3, atol=1e-4 * scale, msg=name)
+    assert float(got["key.bias"].max()) < 1e-5 * float(got["key.weight"].max())
+
+
+def test_a_rule_that_is_wrong_at_one_place_of_a_kernel_is_not_believed(monkeypatch):
+    gen = generator(5, "corner")
+    net = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.Flatten(), nn.Linear(64 * 16, 4)).double()
+    x = torch.rand(4, 64, 4, 4, generator=gen, dtype=torch.float64)
+    right = _sample_rules._RULES[nn.Conv2d]
+
+    def wrong(layer, a, delta, squared, into):
+        right(layer, a, delta, squared, into)
+        into["weight"][:, :, 2, 2] *= 1.5
+
+    monkeypatch.setitem(_sample_rules._RULES, nn.Conv2d, wrong)
+    got = importance(net, [(x, None)], "xlf")["0.weight"]
+    torch.testing.assert_close(got, looped(net, x, torch.zeros(4, dtype=torch.int64), "xlf")["0.weight"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    outputs=st.integers(1, 300), inputs=st.integers(1, 64), height=st.sampled_from([1, 3, 5]), width=st.integers(1, 5)
+)
+def test_what_is_compared_lies_at_every_place_of_a_kernel(outputs, inputs, height, width):
+    shape = (outputs, inputs, height, width)
+    seen = _spread(torch.arange(math.prod(shape)).view(shape)).unique()
+    assert len(seen) >= min(math.prod(shape), 1000)
+    assert len((seen % (height * width)).unique()) == height * width
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_for_one_sample_the_squared_norm_is_the_norm_times_twice_its_value(seed):
+    gen = generator(seed, "norms")
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=gen, dtype=torch.float64))
+    x = torch.randn(1, 6, generator=gen, dtype=torch.float64)
+    plain, squared = (importance(net, [(x, None)], kind) for kind in ("xlf", "lf"))
+    for name, value in plain.items():
+        torch.testing.assert_close(squared[name], 2 * net(x).detach().norm() * value, rtol=1e-9, atol=1e-12)
+
+
+def test_a_network_that_is_frozen_as_a_whole_is_refused():
+    net = linear([[1.0, 2.0]]).requires_grad_(False)
+    with pytest.raises(Misuse, match="Linear is frozen") as caught:
+        importance(net, [(torch.ones(1, 2, dtype=torch.float64), None)], "xlf")
+    assert caught.value.code == "MTH-0832"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_leaves_the_device_of_the_model(mixed, samples, kind):
+    """Tensors of the device `meta` can be computed with, but neither copied elsewhere nor read."""
+    x, y = (part.to("meta") for part in samples)
+    mean = Accumulator(mixed, kind)
+    with mean:
+        mean.add(*samples)
+        plan = mean._plan
+        net = copy.deepcopy(mixed).to("meta")
+        layers = dict(zip(mixed.modules(), net.modules(), strict=True))
+        hooked = tuple(_Hooked(layer=layers[one.layer], rule=one.rule, names=one.names) for one in plan.hooked)
+        into = {name: torch.zeros_like(p) for name, p in trainable(net).items()}
+        with _recording(hooked, into, squared=kind == "ssd"):
+            _backward(net, kind, x, y, layers[plan.first])
+        _looped(net, kind, x, y, plan.rest, into)
+        _mapped(net, kind, x, y, plan.rest, into)
+    assert {value.device.type for value in into.values()} == {"meta"}

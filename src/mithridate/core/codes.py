@@ -852,6 +852,11 @@ CODES: dict[str, Explanation] = {
         "statistics, which normalises by the batch.",
         "Use a network with running statistics, or importance_batch, which takes gradients of whole batches.",
     ),
+    "MTH-0832": Explanation(
+        "every parameter is frozen",
+        "Importance is made of gradients, and parameters whose requires_grad is false have none; they are left alone.",
+        "Thaw what may be changed: `model.requires_grad_(True)`.",
+    ),
     # 084x healers that train
     "MTH-0840": Explanation(
         "how the model was trained is not known",

@@ -21,6 +21,7 @@ Cost     a forward and a backward pass a sample; memory for one number a paramet
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ Importance = dict[str, Tensor]
 
 _PROBE = 3
 _SOME = 4096
+_NOISE = 1e-5
+"""What is smaller than this share of the largest gradient of a layer may be rounding, in single precision."""
 _VMAP_NUMBERS = 1 << 24
 
 
@@ -63,7 +66,7 @@ def importance(
 
     Raises:
         Misuse: MTH-0826 naming the layer whose importance is not finite; MTH-0830 for no samples; MTH-0831 for a
-            network that cannot be differentiated one sample at a time.
+            network that cannot be differentiated one sample at a time, MTH-0832 for one without trainable parameters.
     """
     mean = Accumulator(model, kind, per_sample=per_sample)
     with mean:
@@ -101,7 +104,7 @@ class Accumulator:
     @cached_property
     def sums(self) -> Importance:
         """Sums of powers so far, by parameter; made when they are needed, which is after the probe."""
-        named = _trainable(self._net)
+        named = trainable(self._net)
         return {name: torch.zeros(p.shape, dtype=p.dtype, device=p.device) for name, p in named.items()}
 
     def __enter__(self) -> "Accumulator":
@@ -114,11 +117,16 @@ class Accumulator:
             module.training = was
 
     def add(self, x: Shaped[Tensor, "b ..."], labels: Int64[Tensor, " b"] | None = None) -> None:
-        """Add the samples of a batch."""
-        named = _trainable(self._net)
-        if not len(x) or not named:
+        """Add the samples of a batch.
+
+        Raises:
+            Misuse: MTH-0823 for `ssd` without labels; MTH-0831 and MTH-0832 for networks that cannot be differentiated.
+        """
+        if not len(x):
             return
-        x = x.to(next(iter(named.values())).dtype) if x.is_floating_point() else x
+        like = next(iter(trainable(self._net).values()))
+        x = x.to(like.device, like.dtype) if x.is_floating_point() else x.to(like.device)
+        labels = None if labels is None else labels.to(like.device)
         with torch.enable_grad():
             if not self.per_sample:
                 found = _one_gradient(self._net, self.kind, x, labels, 1 / len(x))
@@ -175,6 +183,22 @@ def losses(logits: Float[Tensor, "b k"], kind: Kind, labels: Int64[Tensor, " b"]
     return torch.where(positive, torch.where(positive, squares, 1).sqrt(), 0)
 
 
+def trainable(net: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are not frozen, each by its first name.
+
+    Raises:
+        Misuse: MTH-0832, there is none.
+    """
+    named = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    if not named:
+        raise Misuse(
+            "MTH-0832",
+            f"every parameter of {type(net).__name__} is frozen, so none has a gradient",
+            hint="model.requires_grad_(True) thaws all of them; what stays frozen is never changed",
+        )
+    return named
+
+
 @dataclass(frozen=True)
 class _Hooked:
     """A layer with a rule, and the full names of those of its parameters that count."""
@@ -206,12 +230,8 @@ def _total(logits: Tensor, kind: Kind, labels: Tensor | None) -> Float[Tensor, "
     return losses(logits, kind, labels).sum()
 
 
-def _trainable(net: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in net.named_parameters() if p.requires_grad}
-
-
 def _one_gradient(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, scale: float) -> dict[str, Tensor]:
-    named = _trainable(net)
+    named = trainable(net)
     loss = _total(net(x), kind, labels) * scale
     if not loss.requires_grad:
         return {}
@@ -265,8 +285,8 @@ def _recording(hooked: tuple[_Hooked, ...], into: Sums, *, squared: bool) -> Ite
 def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, room: Callable[[], Importance]) -> _Plan:
     """Decide how each parameter is done, by comparing every way with a backward pass a sample on three samples.
 
-    Some entries of each parameter are compared, and the sum of all, so that this needs no memory but the `room` for
-    sums, which are overwritten.
+    Some entries of each parameter are compared, so that this needs no memory but the `room` for sums, which are
+    overwritten, and one gradient. Their total is not: where most entries are rounding, so is it.
     """
     order = torch.arange(_PROBE, device=x.device) % len(x)
     x, labels = x[order], labels[order.to(labels.device)] if labels is not None else None
@@ -286,8 +306,8 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, room: Ca
         sums = _zeroed(room())
         with _recording(candidates, sums, squared=kind == "ssd"):
             _backward(net, kind, x, labels, end)
-        found = _some(sums)
-        agreed = tuple(one for one in candidates if all(_agree(found[n], want[n]) for n in one.names.values()))
+        equal = _agreeing(_spreads(sums), want, kind)
+        agreed = tuple(one for one in candidates if equal.issuperset(one.names.values()))
         if len(agreed) > len(right):
             right, first = agreed, end
         if len(agreed) == len(candidates):
@@ -299,8 +319,7 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, room: Ca
         try:
             sums = _zeroed(room())
             _mapped(net, kind, x, labels, rest, sums)
-            found = _some(sums)
-            mapped = all(_agree(found[name], want[name]) for name in rest)
+            mapped = _agreeing(_spreads(sums), want, kind).issuperset(rest)
         except (RuntimeError, ValueError, NotImplementedError):
             mapped = False  # in-place or data-dependent code; the loop does it
     return _Plan(hooked=right, first=first, rest=rest, mapped=mapped)
@@ -344,34 +363,46 @@ def _zeroed(sums: Importance) -> Importance:
     return sums
 
 
-def _some(sums: Importance) -> dict[str, Tensor]:
-    """Return some entries of each sum, spread over it, and the sum of all."""
-    return {name: torch.cat([_spread(total), total.sum().view(1)]) for name, total in sums.items()}
-
-
 def _spread(total: Tensor) -> Tensor:
+    """Return some entries, over the whole of a tensor: at every place of a kernel, in every column."""
     step = max(1, total.numel() // _SOME)
+    while math.gcd(step, total.numel()) > 1:  # else all would lie at the same few places of each row
+        step += 1
     return total.take(torch.arange(0, total.numel(), step, device=total.device))  # copies nothing else
 
 
+def _spreads(sums: Importance) -> dict[str, Tensor]:
+    return {name: _spread(total) for name, total in sums.items()}
+
+
 def _probed(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-    """Return what `_some` returns of sums by one backward pass for each sample."""
-    order = 2 if kind == "ssd" else 1
-    found: dict[str, Tensor] = {}
+    """Return some entries of sums by one backward pass for each sample."""
+    found = {name: torch.zeros_like(_spread(p)) for name, p in trainable(net).items()}
     for row in range(len(x)):
         label = None if labels is None else labels[row : row + 1]
         for name, g in _one_gradient(net, kind, x[row : row + 1], label, 1.0).items():
-            whole = torch.linalg.vector_norm(g, order).pow(order).view(1)
-            some = torch.cat([_power(_spread(g), kind), whole])
-            found[name] = found[name] + some if name in found else some
-    for name, p in _trainable(net).items():
-        found.setdefault(name, torch.zeros(len(_spread(p)) + 1, dtype=p.dtype, device=p.device))
+            found[name] += _power(_spread(g), kind)
     return found
 
 
-def _agree(found: Tensor, want: Tensor) -> bool:
-    largest = float(want[:-1].max()) if len(want) > 1 else 0.0  # the last entry is the sum of all
-    return bool(((found - want).abs() <= 1e-3 * want + 1e-4 * largest).all())
+def _agreeing(found: Mapping[str, Tensor], want: Mapping[str, Tensor], kind: Kind) -> set[str]:
+    """Return the parameters whose entries are equal but for rounding.
+
+    A gradient that is zero by cancellation (of a bias before a norm, of the keys of an attention) is all rounding, so
+    what is small beside the other parameters of its layer is not compared.
+    """
+    scale: dict[str, float] = {}
+    for name, value in want.items():
+        layer = name.rpartition(".")[0]
+        scale[layer] = max(scale.get(layer, 0.0), float(value.max()) if value.numel() else 0.0)
+    noise = _NOISE**2 if kind == "ssd" else _NOISE
+    agreed = set()
+    for name, value in want.items():
+        largest = float(value.max()) if value.numel() else 0.0
+        slack = 1e-3 * value + 1e-4 * largest + noise * scale[name.rpartition(".")[0]]
+        if bool(((found[name] - value).abs() <= slack).all()):
+            agreed.add(name)
+    return agreed
 
 
 def _rest(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, plan: _Plan, into: Importance) -> None:
@@ -382,7 +413,7 @@ def _looped(
     net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, names: tuple[str, ...], into: Importance
 ) -> None:
     """Add powers of the gradients of each sample, by one backward pass for each."""
-    named = _trainable(net)
+    named = trainable(net)
     for row in range(len(x)):
         loss = _total(net(x[row : row + 1]), kind, labels[row : row + 1] if labels is not None else None)
         if not loss.requires_grad:
