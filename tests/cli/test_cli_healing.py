@@ -121,6 +121,66 @@ def test_suspects_that_are_clean_do_no_harm(run: Run, here: Path) -> None:
     assert plain["verdict"]["reasons"]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "names no row"),
+        ("row\n", "names no row"),
+        ("row\n3\nfour\n", "line 3"),
+        ("3\n-4\n", "line 2"),
+        ("3\n1437\n", "1437"),
+        ("3.5\n", "line 1"),
+        (b"\xff\xfe\x00", "nor text"),
+    ],
+)
+def test_a_list_with_wrong_ids_is_one_clear_error(run: Run, here: Path, text: str | bytes, said: str) -> None:
+    Path("rows.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    outcome = run(*HEAL[:3], "rows.csv", *HEAL[4:])
+    error = outcome.document["error"]
+    assert (outcome.code, error["code"]) == (2, "MTH-0870")
+    assert said in error["message"]
+
+
+def test_a_list_by_hand_is_as_good_as_a_table(run: Run, here: Path, found: tuple[Description, Suspects]) -> None:
+    rows = (found[1].labels == 0).nonzero().flatten()[:8].tolist()
+    Path("rows.csv").write_text("row,why\n" + "".join(f"{row},seen\n" for row in [*rows, rows[0]]))
+    words = ("--method", "fine-tune:epochs=1", "--trigger", "patch.png")
+    listed = run(*HEAL[:3], "rows.csv", "--reference", "digits", "-o", "a", "--json", *words)
+    table = run(*HEAL[:3], "some.parquet", "--reference", "digits", "-o", "b", "--json", *words)
+    assert listed.code == table.code
+    plain, other = listed.document, table.document
+    for key in ("suspects", "suspects_used", "clean_accuracy_after", "attack_success_rate_after"):
+        assert plain[key] == other[key], key
+
+
+def test_retraining_follows_the_recipe_that_is_named(run: Run, here: Path) -> None:
+    words = (*HEAL[:3], "some.parquet", *HEAL[4:-1], "--trigger", "patch.png", "--method", "retrain", "--json")
+    assert code(run, *words) == "MTH-0840"
+    assert code(run, *words, "--recipe", "digits-mlp41") == "MTH-0101"
+    assert code(run, *words, "--recipe", "digits-mlp40:epoch=1") == "MTH-0125"
+    outcome = run(*words, "--recipe", "digits-mlp40:epochs=2")
+    assert outcome.code in (0, 1, 3), outcome
+    assert outcome.document["details"]["removed"] == 8
+    assert outcome.document["clean_accuracy_after"] > 0.5
+
+
+def test_train_records_how(run: Run, here: Path) -> None:
+    Path("c.yaml").write_text("model: mlp-w8\nrecipe_options: {epochs: 2, augment: true}\nseed: 3\n")
+    assert run("train", "c.yaml", "-o", "t", "--json").code == 0
+    record = json.loads(Path("t/model.json").read_text())["recipe"]
+    assert (record["name"], record["seed"], record["defense"]) == ("digits-mlp40", 3, None)
+    assert (record["options"]["epochs"], record["options"]["augment"]) == (2, True)
+    Path("rows.txt").write_text("5\n")
+    words = ("heal", "t", "--suspects", "rows.txt", "--trigger", "patch.png", "--method", "retrain", "--guard", "none")
+    outcome = run(*words, "-o", "healed", "--json")
+    assert outcome.document["details"]["removed"] == 1, outcome
+    assert json.loads(Path("healed/model.json").read_text())["recipe"] == record
+    record["options"] = 7
+    path = Path("t/model.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "recipe": record}))
+    assert code(run, *words, "-o", "again", "--json") == "MTH-0883"
+
+
 def test_the_same_model_was_not_healed(run: Run, here: Path) -> None:
     outcome = run("verify-heal", "m", "m", "--trigger", "patch.png", "--json")
     assert outcome.code in (1, 3)

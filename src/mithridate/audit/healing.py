@@ -28,6 +28,7 @@ from mithridate.detection.suspects import Suspects
 from mithridate.models.saved import Description, load_model, save_model
 from mithridate.models.spec import Classifier
 from mithridate.numerics.shelf import FileShelf
+from mithridate.training.plan import Plan
 from mithridate.unlearning._base import AbstractHealer, Guard, HealKit
 from mithridate.unlearning._frame import check_finite
 from mithridate.unlearning._ptn import AbstractTriggerNeutraliser
@@ -53,6 +54,7 @@ class Request:
         clean: Whether suspects are cleaned first.
         gate: What the attack success rate must meet afterwards.
         seed: The one seed of the run.
+        recipe: How the model was trained, if the user says so; else its description does.
     """
 
     method: str = "xlf"
@@ -64,6 +66,7 @@ class Request:
     clean: bool = True
     gate: str = DEFAULT_GATE
     seed: int = 0
+    recipe: str | None = None
 
     def healer(self) -> AbstractHealer:
         """Return the healer. Raises `Misuse` for an unknown name or option."""
@@ -87,6 +90,7 @@ class Case:
         test: Held-out clean images.
         probe: The trigger, if it is known.
         poisons: The published poisons with the classes of their clean images, if they are known.
+        training: How the model was trained, for methods that train.
         device: Where networks run.
     """
 
@@ -98,6 +102,7 @@ class Case:
     reference: Examples | None = None
     probe: Probe | None = None
     poisons: Examples | None = None
+    training: Plan | None = None
     device: str = "cpu"
 
     def found(self) -> Examples:
@@ -186,6 +191,7 @@ class Worker:
             poison_rate=request.poison_rate,
             guard=request.guard_for(),
             num_training=len(case.data),
+            training=case.training,
             progress=tell,
         )
 

@@ -10,6 +10,7 @@ from mithridate.audit.config import AuditConfig
 from mithridate.audit.healing import Case, Request
 from mithridate.audit.healing_run import Finished, run_healing
 from mithridate.audit.opening import Opened, open_model
+from mithridate.audit.recipe import training_plan
 from mithridate.audit.single import run_training
 from mithridate.core.events import NullProgress, Progress
 from mithridate.core.pool import Tell
@@ -51,6 +52,7 @@ def run_demo(
         test=opened.data.test,
         probe=opened.probe,
         poisons=opened.poisons,
+        training=training_plan(opened, request.healer(), request.recipe, device="cpu"),
     )
     return case, run_healing(case, request, folder, progress=progress, command=command)
 

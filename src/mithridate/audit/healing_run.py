@@ -1,5 +1,6 @@
 """Running a healing: its jobs on a ledger, resumable at any moment, and the report at its end."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +41,9 @@ def run_healing(
     names = ("clean", "heal", "verify") if len(case.suspects.found) else ()
     jobs = [Job(name, names[max(0, place - 1) : place]) for place, name in enumerate(names)]
     with Ledger(folder / "ledger.jsonl").open() as ledger:
-        claim(folder / "healing.json", {**asdict(request), "model": case.suspects.model, "data": case.suspects.data})
+        named = hashlib.sha256(repr(case.suspects.found.tolist()).encode()).hexdigest()
+        what = {"model": case.suspects.model, "data": case.suspects.data, "suspects": named}
+        claim(folder / "healing.json", {**asdict(request), **what})
         work_off(
             jobs,
             Worker(case=case, request=request, folder=folder),

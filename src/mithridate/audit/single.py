@@ -8,6 +8,7 @@ from typing import Any
 from mithridate.audit.assembly import defended, defense, diagnosed
 from mithridate.audit.config import AuditConfig
 from mithridate.audit.machine import check_device
+from mithridate.audit.recipe import recorded
 from mithridate.core.artefacts import as_json, disk_errors, write_atomic
 from mithridate.core.events import NullProgress, Progress, said
 from mithridate.core.seeds import address
@@ -65,7 +66,8 @@ def run_training(
     progress.close()
     net = run.net.module.eval()
     read = config.data.model_dump(mode="json")
-    save_model(net, Description(spec=plan.model, classes=data.train.classes, data=read), folder)
+    about = Description(spec=plan.model, classes=data.train.classes, data=read, recipe=recorded(config))
+    save_model(net, about, folder)
     outcome = judge(net, data.test, scenarios)
     before = None
     if poisons is not None and poisons.trigger is not None:

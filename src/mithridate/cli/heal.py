@@ -46,6 +46,15 @@ class HealOptions:
     gate: Annotated[
         str, typer.Option("--gate", metavar="TEST", help="What the interval of the attack success rate must meet.")
     ] = "asr<0.2"
+    recipe: Annotated[
+        str | None,
+        _option(
+            "--recipe",
+            "NAME",
+            "How the model was trained, for methods that train; NAME:option=value,... sets options. By default as "
+            "`mithridate train` recorded it.",
+        ),
+    ] = None
 
     def request(self, seed: int) -> "Request":
         """Return the request. Raises `Misuse` for whatever is wrong with the flags."""
@@ -70,6 +79,7 @@ class HealOptions:
             clean=not self.no_clean,
             gate=self.gate,
             seed=seed,
+            recipe=self.recipe,
         )
 
 
@@ -90,9 +100,15 @@ class TriggerOptions:
 class SourceOptions:
     """What was found, in which data, and what is to be kept."""
 
-    suspects: Annotated[Path | None, _option("--suspects", "FILE", "Table that `mithridate scan` wrote.")] = None
+    suspects: Annotated[
+        Path | None,
+        _option(
+            "--suspects", "FILE", "Table that `mithridate scan` wrote, or a text or CSV file with a row id a line."
+        ),
+    ] = None
     reference: Annotated[
-        str | None, _option("--reference", "DATA", "Data to keep: by default, and usually, those that were scanned.")
+        str | None,
+        _option("--reference", "DATA", "Data to keep: usually, and by default, those that the model was trained on."),
     ] = None
     data: Annotated[
         str | None, _option("--data", "DATA", "The data that were scanned, if they are not the reference.")
@@ -127,7 +143,8 @@ def heal(
     if demo and any(value is not None for value in given.values()):
         names = ", ".join(name for name, value in given.items() if value is not None)
         raise Misuse("MTH-0125", f"--demo brings its own model and data, and {names} was given too")
-    if not demo and (model is None or suspects is None or (reference is None and data is None)):
+    told = reference is not None or data is not None or (model is not None and (model / "model.json").is_file())
+    if not demo and (model is None or suspects is None or not told):
         missing = [name for name in ("MODEL", "--suspects", "--reference") if given[name] is None]
         raise Misuse(
             "MTH-0125",
@@ -136,7 +153,9 @@ def heal(
         )
     if suspects is not None and not suspects.is_file():
         raise Misuse(
-            "MTH-0867", f"there is no file {str(suspects)!r}", hint="make it with `mithridate scan MODEL DATA`"
+            "MTH-0867",
+            f"there is no file {str(suspects)!r}",
+            hint="make it with `mithridate scan MODEL DATA`, or write a row id on each line of a file",
         )
     request = how.request(options.seed)
     folder = out or DEFAULT_OUT / ("heal-demo" if demo else f"healed-{model.stem if model else ''}")
@@ -144,7 +163,7 @@ def heal(
         _demo(session, request, folder)
     assert model is not None and suspects is not None, "checked above"
     options.check(model, reference)
-    case = _case(model, suspects, data=data, reference=reference, known=known, options=options)
+    case = _case(model, sources, request, known=known, options=options)
     session.work_in(folder)
     from mithridate.audit.healing_run import run_healing
     from mithridate.cli.audit import typed
@@ -174,24 +193,21 @@ def _show(session: Session, case: "Case", finished: "Finished", request: "Reques
 
 
 def _case(
-    model: Path,
-    suspects: Path,
-    *,
-    data: str | None,
-    reference: str | None,
-    known: TriggerOptions,
-    options: ModelOptions,
+    model: Path, sources: SourceOptions, request: "Request", *, known: TriggerOptions, options: ModelOptions
 ) -> "Case":
+    reference, data = sources.reference, sources.data
+    assert sources.suspects is not None, "checked above"
     opened = options.opened(model, data if data is not None else reference)
     from mithridate.audit.healing import Case
+    from mithridate.audit.recipe import training_plan
     from mithridate.audit.verifying import Probe, probe_of_png, target_of
     from mithridate.data.sources import load
-    from mithridate.detection.suspects import Suspects
+    from mithridate.detection.listed import read_suspects
 
-    table, test = Suspects.read(suspects), opened.data.test
+    table, test = read_suspects(sources.suspects, opened.train, opened.model), opened.data.test
     probe = opened.probe
     if known.trigger is not None:
-        label = table.leading if known.target is None else target_of(known.target, test.classes)
+        label = table.label if known.target is None else target_of(known.target, test.classes)
         probe = probe_of_png(known.trigger, known.target, opened.model, test)
         probe = probe if label is None else Probe(trigger=probe.trigger, target=label)
     kept = None
@@ -206,5 +222,6 @@ def _case(
         test=test,
         probe=probe,
         poisons=opened.poisons,
+        training=training_plan(opened, request.healer(), request.recipe, device=options.device),
         device=options.device,
     )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA = "mithridate.suspects/1"
+LISTED = "listed"
+"""The setting under which a table that no scan has made keeps its name."""
 _KEY = b"mithridate"
 
 
@@ -81,8 +83,18 @@ class Suspects:
         return max(self.anomalies, key=self.anomalies.__getitem__, default=None)
 
     @property
+    def label(self) -> int | None:
+        """The label that most of the suspected rows carry, None without any."""
+        return int(self.labels[self.suspect].mode().values) if bool(self.suspect.any()) else None
+
+    @property
     def statement(self) -> str:
         """What the scan says, in one or two sentences."""
+        if LISTED in self.settings:
+            labels = sorted(set(self.labels[self.suspect].tolist()))
+            return (
+                f"{len(self.found)} rows labelled {named(labels, self.classes)} were named in {self.settings[LISTED]}."
+            )
         leading = self.leading
         if not self.decided or leading is None:
             return (

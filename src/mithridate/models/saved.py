@@ -1,13 +1,13 @@
 """A model as a folder: `model.safetensors` with the weights, `model.json` with what it takes to build the network.
 
-    schema, name, num_classes, channels, size, mean, std, classes, data {source, per_class, size}
+    schema, name, num_classes, channels, size, mean, std, classes, data {source, per_class, size}, recipe
 
 What `mithridate train` writes and what `scan`, `heal` and `verify-heal` read. A description that comes with a file may
 name networks of this package, of timm and of torchvision; code of somebody's own is executed only if the user names it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ class Description:
         spec: How to build the network.
         classes: The name of each class.
         data: What it was trained on: `source`, `per_class`, `size`; may be empty.
+        recipe: How it was trained, as `audit.recipe` writes and reads it; may be empty.
     """
 
     spec: ModelSpec
     classes: tuple[str, ...]
     data: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_model(model: nn.Module, about: Description, folder: Path) -> None:
@@ -61,6 +63,7 @@ def save_model(model: nn.Module, about: Description, folder: Path) -> None:
         "std": list(spec.std),
         "classes": list(about.classes),
         "data": dict(about.data),
+        "recipe": dict(about.recipe),
     }
     write_atomic(folder / DESCRIPTION, as_json(document))
 
@@ -113,7 +116,7 @@ def describe(path: Path, *, name: str | None = None, otherwise: Description | No
             mean=spec.mean,
             std=spec.std,
         )
-        return Description(spec=named, classes=otherwise.classes, data=otherwise.data)
+        return replace(otherwise, spec=named)
     return _read(file, name)
 
 
@@ -150,7 +153,12 @@ def _read(file: Path, name: str | None) -> Description:
             mean=tuple(map(float, plain["mean"])),
             std=tuple(map(float, plain["std"])),
         )
-        about = Description(spec=spec, classes=tuple(map(str, plain["classes"])), data=dict(plain["data"]))
+        about = Description(
+            spec=spec,
+            classes=tuple(map(str, plain["classes"])),
+            data=dict(plain["data"]),
+            recipe=dict(plain.get("recipe", {})),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise BadArtefact("MTH-0883", f"{file} is no description of a model: {str(error)[:200]}") from error
     if len(about.classes) != spec.num_classes:

@@ -25,8 +25,8 @@ from mithridate.training.loop import begin as begin_run
 from mithridate.training.plan import Plan
 from mithridate.unlearning._base import AbstractHealer, Healed, HealKit
 from mithridate.unlearning._frame import begin
-from mithridate.unlearning._layers import last_blocks
-from mithridate.unlearning._training import Course, conclude, label, overwrite, tensors
+from mithridate.unlearning._layers import last_blocks, overwrite, tensors
+from mithridate.unlearning._training import Course, conclude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Retrain(AbstractHealer):
         plan = replace(plan, data=rest)
         fresh = begin_run(plan, seed)
         check_same(kit.model, fresh.net.module)
-        course = Course(session=session, method=label(self), seed=seed, keep=False)
+        course = Course(session=session, method=self.label(), seed=seed, keep=False)
         if self.layers is None:
             course.follow(plan, seed, fresh, what="training")
             net = fresh.net.module.eval()
@@ -73,7 +73,7 @@ def needed(kit: HealKit, method: str) -> Plan:
         raise Misuse(
             "MTH-0840",
             f"{method} trains as the model was trained, and no plan of that was given",
-            hint="give training=, or choose fine-tune or xlf, which need none",
+            hint="name its recipe (--recipe, or training= in Python), or choose fine-tune or xlf, which need none",
         )
     return kit.training
 
