@@ -1249,6 +1249,63 @@ CODES: dict[str, Explanation] = {
         "before the timestamp.",
         "Use the files of one commitment, and set the clock right.",
     ),
+    # 1030-1059 marking
+    "MTH-1030": Explanation(
+        "a key's class has no image to carry it",
+        "A key is carried by images of its own under the key's label, and that class is too small for all its keys.",
+        "Add images of the class, or make keys for another data set. A label is never drawn anew: that would spoil the "
+        "test.",
+    ),
+    "MTH-1031": Explanation(
+        "keys that do not fit the data",
+        "Keys have the shape and the classes of the data set that they were committed for, and one index each.",
+        "Mark the data set that the commitment names, loaded at the size that it names.",
+    ),
+    "MTH-1032": Explanation(
+        "no gradient at a key",
+        "A surrogate has a loss of exactly zero, or none that is finite, at a key: there is no direction to match.",
+        "Train the surrogate for fewer epochs, or with a smaller step size if it diverged.",
+    ),
+    "MTH-1033": Explanation(
+        "no surrogate",
+        "Marks are made at a network that was trained on the clean data.",
+        "Give one or more trained networks.",
+    ),
+    "MTH-1034": Explanation(
+        "LPIPS is not on this machine",
+        "The penalty `lpips` needs the package lpips and the weights of VGG-16, which this program does not download.",
+        "Install lpips and put the weights where torchvision keeps them, or use `high-pass` or `ssim`.",
+    ),
+    "MTH-1035": Explanation(
+        "marks for other data",
+        "Marked images replace rows of one data set, known by its fingerprint; this one has another.",
+        "Restore the data set, load it with the same options, or mark it again.",
+    ),
+    "MTH-1036": Explanation(
+        "a budget below one image a key",
+        "The budget of all keys together is smaller than the number of keys.",
+        "Raise the total budget or use fewer keys.",
+    ),
+    "MTH-1040": Explanation(
+        "the data set has no files to write marks into",
+        "Marked images are written into image folders and parquet files; what is embedded or on the hub is neither.",
+        "Export the data set as an image folder or as parquet, and mark that.",
+    ),
+    "MTH-1041": Explanation(
+        "a table of bare pixels",
+        "Images in a parquet file are replaced where they are encoded (PNG, JPEG, WebP), not where they are numbers.",
+        "Store them as encoded bytes, PNG for instance.",
+    ),
+    "MTH-1042": Explanation(
+        "the place to write to is taken",
+        "The marked data set goes to a new folder outside the clean one, and the manifest of marks to a new file.",
+        "Choose other names. Never overwrite a manifest of marks: it is the only record of which images carry them.",
+    ),
+    "MTH-1043": Explanation(
+        "the files are not those that were loaded",
+        "The number of training images on disk differs from what was loaded and marked.",
+        "Load the data set again and mark it again.",
+    ),
     "MTH-1060": Explanation(
         "A class map that leads nowhere",
         "A class map says which committed class each name of a model stands for; one of its entries names another.",
@@ -1285,13 +1342,10 @@ CODES: dict[str, Explanation] = {
         "A service is named by an http or https address without a password; a token comes from the environment.",
         "Correct the address; export the variable.",
     ),
-    "MTH-1070": Explanation(
-        "The secret is not there",
-        "Keys are made from the 256-bit secret, which exists nowhere else. Without it no key can be revealed that was "
-        "not revealed before: no new verification of this commitment is possible, by nobody. Certificates that were "
-        "issued stay valid and can be checked, as they hold all that they need.",
-        "Look for a backup of the file. Otherwise make a new secret and a new commitment, and mark the next release "
-        "of the data; what was published under the lost one is evidence only as far as it was revealed.",
+    "MTH-1067": Explanation(
+        "A timestamp that is neither request nor none",
+        "A commitment is written with a request for a trusted timestamp, or without one.",
+        "Write --timestamp request or --timestamp none.",
     ),
     "MTH-1071": Explanation(
         "The data are not those that were committed",
@@ -1328,11 +1382,6 @@ CODES: dict[str, Explanation] = {
         "Files that do not belong together",
         "A secret, a commitment, the marks and a beacon belong to each other; here one is of another set.",
         "Use the files that were made together.",
-    ),
-    "MTH-1078": Explanation(
-        "More keys than were committed, or fewer than one",
-        "Keys are revealed from the first on; the commitment says how many there are.",
-        "Give --reveal a number from 1 to the number of committed keys.",
     ),
     "MTH-1079": Explanation(
         "The demonstration takes nothing else",

@@ -181,6 +181,18 @@ def read_tables(
     return parts, names
 
 
+def image_column(path: Path) -> str:
+    """Return the name of the column of images in a parquet file.
+
+    Raises:
+        Misuse: No column is recognised.
+    """
+    table, _ = _first_column(path, LABEL_NAMES)
+    features = _features(table.schema.metadata)
+    named = next((name for name, facts in features.items() if _field(facts, "_type") == "Image"), None)
+    return named or _first_column(path, IMAGE_NAMES)[1]
+
+
 def _first_column(path: Path, names: Sequence[str]) -> tuple[pa.Table, str]:
     """Return the first of these columns that the file has, as a table with its metadata, and its name."""
     refused: BadArtefact | None = None

@@ -134,7 +134,7 @@ def load(
         raise Misuse("MTH-0257", f"size must be in [{SIZES[0]}, {SIZES[1]}] pixels, got {size}")
     if per_class is not None and per_class < 1:
         raise Misuse("MTH-0257", f"per_class must be at least 1, got {per_class}")
-    raw = _read(source)
+    raw = read_raw(source)
     with PLUGINS.blaming(source) if raw.record.get("kind") == PLUGIN else nullcontext():
         found = import_set(raw, source, kind=store, size=size, cache=cache)
     known = NAMED.get(source)
@@ -147,8 +147,12 @@ def load(
     return DataSet(source, train.to(device), test.to(device), mean, std)
 
 
-def _read(source: str) -> RawSet:
-    """Return what a source names, with its images not decoded yet."""
+def read_raw(source: str) -> RawSet:
+    """Return what a source names, with its images not decoded yet.
+
+    Raises:
+        Misuse: As `load` does.
+    """
     if source == "digits":
         return read_digits()
     if source in NAMED:

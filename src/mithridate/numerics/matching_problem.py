@@ -28,7 +28,6 @@ from mithridate.numerics.matching import Matcher, matching_loss
 from mithridate.numerics.visibility import Visibility
 from mithridate.numerics.warp import Augmentation, WarpParams
 
-
 _CHUNK_PIXELS = {"cpu": 64 * 32 * 32}
 _CHUNK_PIXELS_ELSEWHERE = 512 * 32 * 32
 _CHUNKS = (8, 512)
