@@ -145,6 +145,10 @@ class AbstractHealer(Checked, ABC):
             Misuse: The kit does not fit the method or the model.
         """
 
+    def label(self) -> str:
+        """Return the method's name: that of its file."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
 
 def finite(value: float) -> float | None:
     """Return a number as JSON has it: None for NaN and infinity."""

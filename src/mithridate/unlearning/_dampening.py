@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -84,8 +84,13 @@ def dampen(
 
 def ratios(suspects: Importance, reference: Importance) -> Float[Tensor, " p"]:
     """Return I_F / I_D of all parameters, in order; 0 / 0 is NaN, and x / 0 infinity."""
-    parts = [(suspects[name] / reference[name]).reshape(-1).float() for name in suspects]
-    return torch.cat(parts)
+    first = next(iter(suspects.values()))
+    found = torch.empty(sum(value.numel() for value in suspects.values()), device=first.device)
+    start = 0
+    for name, value in suspects.items():  # one parameter at a time: never two copies of all
+        found[start : start + value.numel()] = (value / reference[name]).reshape(-1)
+        start += value.numel()
+    return found
 
 
 @dataclass
@@ -108,14 +113,24 @@ class DampeningPath:
         suspects: Importance for what is to be forgotten.
         reference: Importance for what is to be kept.
         schedule: The percentiles.
+        tries: How many steps may be asked for, None if that is not known; later ones are not prepared.
 
     Attributes:
         size: Number of entries of all parameters that take part.
         position: How many entries are shrunken now.
     """
 
-    def __init__(self, model: nn.Module, suspects: Importance, reference: Importance, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        suspects: Importance,
+        reference: Importance,
+        schedule: Schedule,
+        *,
+        tries: int | None = None,
+    ) -> None:
         self.schedule = schedule
+        self._tries = tries
         self.position = 0
         self._importances = (suspects, reference)
         named = dict(model.named_parameters())
@@ -170,7 +185,8 @@ class DampeningPath:
         """Sort as many of the largest ratios as the steps up to this one, and some more, need."""
         if step <= self._horizon:
             return
-        self._horizon = max(step + 16, 2 * self._horizon, 96)
+        ahead = max(step + 16, 2 * self._horizon, 96)
+        self._horizon = ahead if self._tries is None else max(step, min(ahead, self._tries - 1))
         needed = self._infinite
         if self._finite:
             needed += self._finite - self._place(self.schedule.percentile(self._horizon))[0]
@@ -215,18 +231,31 @@ class DampeningPath:
 
 
 def _largest(ratio: Float[Tensor, " p"], count: int) -> tuple[Float[Tensor, " k"], Int64[Tensor, " k"]]:
-    """Return at least the `count` largest numbers, descending, and where they are."""
-    if ratio.device.type != "cpu" or not 0 < count < len(ratio):
-        top = torch.topk(ratio, count)
-        return top.values, top.indices
-    flat = ratio.numpy()
-    sample = np.sort(flat[:: max(1, len(flat) // _SAMPLE)])  # a cut that leaves little more to sort than is asked for
-    rank = int(len(sample) * (1 - count / len(flat)) - 4 * math.sqrt(len(sample) * count / len(flat)) - 4)
-    places = np.flatnonzero(flat >= sample[max(rank, 0)])
-    if len(places) < count:
-        places = np.arange(len(flat))
-    order = torch.from_numpy(places[np.argsort(-flat[places], kind="stable")])
-    return ratio[order], order
+    """Return at least the `count` largest numbers, descending, and where they are; only these are sorted."""
+    length = len(ratio)
+    if not 0 < count < length:
+        places = torch.arange(length if count else 0, device=ratio.device)
+    else:
+        sample = ratio[:: max(1, length // _SAMPLE)].sort().values  # a cut that leaves little more than is asked for
+        rank = int(len(sample) * (1 - count / length) - 4 * math.sqrt(len(sample) * count / length) - 4)
+        places = _places(ratio >= sample[max(rank, 0)])
+        if len(places) < count:
+            places = torch.arange(length, device=ratio.device)
+    values = ratio[places]
+    order = _descending(values)
+    return values[order], places[order]
+
+
+def _places(mask: Bool[Tensor, " p"]) -> Int64[Tensor, " k"]:
+    """Return where a mask is true; on the processor NumPy is faster at this than torch, and at sorting."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.device.type == "cpu" else mask.nonzero().flatten()
+
+
+def _descending(values: Float[Tensor, " k"]) -> Int64[Tensor, " k"]:
+    """Return an order from the largest on; equal numbers stay in theirs."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.argsort(-values.numpy(), kind="stable"))
+    return values.argsort(descending=True, stable=True)
 
 
 def widened(importance: Mapping[str, Tensor]) -> Importance:

@@ -247,21 +247,34 @@ def check_fit(model: nn.Module, data: Examples) -> int:
     """Run a model on two examples and return its number of classes.
 
     Raises:
-        Misuse: MTH-0827 if it does not take such images, or gives no logits for them.
+        Misuse: MTH-0827 if it does not take such images, or gives no logits for them; MTH-0826 if these are not finite.
     """
     shape = data.images.shape
     try:
         with mode(model, training=False):
             logits = logits_of(model, data, torch.arange(min(2, len(data))))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        narrow = {p.dtype for p in model.parameters()} & {torch.float16, torch.bfloat16}
         raise Misuse(
             "MTH-0827",
             f"the model does not take images of shape {shape}: {first[:200]}",
-            hint="give the data that the model was trained on, at its size",
+            hint="images come in single precision; heal model.float()"
+            if narrow
+            else "give the data that the model was trained on, at its size",
         ) from error
-    if logits.dim() != 2:
-        raise Misuse("MTH-0827", f"the model gives {tuple(logits.shape)} for {min(2, len(data))} images, not logits")
+    rows = min(2, len(data))
+    if logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 2:
+        raise Misuse(
+            "MTH-0827",
+            f"the model gives {tuple(logits.shape)} for {rows} images, not a row of two or more logits for each",
+        )
+    if not bool(logits.isfinite().all()):
+        raise Misuse(
+            "MTH-0826",
+            f"the model's logits for row 0 or 1 of {data.name} hold NaN or infinity, though its weights do not",
+            hint="its layers overflow: look at the statistics of its norms and the range of its inputs",
+        )
     return int(logits.shape[1])
 
 

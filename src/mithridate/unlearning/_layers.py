@@ -1,6 +1,6 @@
 """The layers of any network, in the order in which an image passes them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,6 +65,19 @@ def last_blocks(model: nn.Module, data: Examples, count: int) -> frozenset[str]:
             hint="leave `layers` out to train all of them",
         )
     return frozenset(name for block in found[-count:] for name in block)
+
+
+def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer once."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def overwrite(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Write the values into the model's tensors of the same names."""
+    with torch.no_grad():
+        for name, tensor in tensors(model):
+            tensor.copy_(values[name])
 
 
 def norms(model: nn.Module) -> dict[str, _BatchNorm]:

@@ -76,7 +76,7 @@ def desk(session: Session, method: str, config: Mapping[str, Any], seed: int) ->
     if kit.shelf is None:
         return Desk(None, "")
     parts = [method, config, seed, kit.suspects.fingerprint, kit.reference.fingerprint, kit.training_size]
-    parts += [session.watch.enabled, session.watch.budget, session.watch.data.fingerprint]
+    parts += [session.watch.enabled, session.watch.budget, session.watch.data.fingerprint, kit.labelled]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     for name, tensor in session.original.state_dict().items():
         digest.update(name.encode())

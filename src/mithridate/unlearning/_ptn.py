@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from mithridate.core.params import In, OneOf, param
-from mithridate.numerics.importance import Kind
+from mithridate.numerics.importance import Importance, Kind
 from mithridate.unlearning._base import AbstractHealer, Healed, HealKit
 from mithridate.unlearning._dampening import DampeningPath, Schedule, widened
 from mithridate.unlearning._frame import Session, begin, finish
@@ -55,9 +55,19 @@ class AbstractImportanceHealer(AbstractHealer, ABC):
         """Check the kit and return a copy to work on."""
         return begin(kit, seed=seed, labels=self.kind == "ssd")
 
-    def label(self) -> str:
-        """Return the method's name."""
-        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractDampener(AbstractImportanceHealer, ABC):
+    """A healer that dampens without the search, by the squared gradient of the loss."""
+
+    @property
+    def kind(self) -> Kind:
+        """The squared gradient of the loss."""
+        return "ssd"
+
+    def importances(self, session: Session, *, seed: int) -> tuple[Importance, Importance]:
+        """Measure what matters to the suspects and what to the reference."""
+        return measured(session, self.measure, work_of(self, session, seed), seed=seed)
 
 
 def work_of(healer: AbstractImportanceHealer, session: Session, seed: int) -> Desk:
@@ -106,7 +116,7 @@ class AbstractTriggerNeutraliser(AbstractImportanceHealer, ABC):
         forget, keep = measured(session, self.measure, work, seed=seed)
         start = len(session.kit.suspects) / session.kit.training_size / self.b_start
         schedule = Schedule(start=start, factor=self.s_step)
-        return DampeningPath(session.model, widened(forget), widened(keep), schedule)
+        return DampeningPath(session.model, widened(forget), widened(keep), schedule, tries=self.max_tries)
 
     def _search(self, session: Session, path: DampeningPath, work: Desk) -> Trail:
         kept = work.load().get("trail")

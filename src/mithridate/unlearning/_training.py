@@ -1,15 +1,12 @@
 """What healers that train share: the spine's loop on the network at hand, the guard after every epoch, the verdict.
 
-A healer of this kind has healed when the suspects are predicted as they were found a fifth as often as before, or
-less, and the guard holds. Where the guard does not hold, the model goes back to the last epoch at which it did, or to
-what was given. No epoch, threshold or checkpoint is chosen by anything else, and never by test data: the public code
-of several of the papers keeps the epoch that is best on the test set.
+`_settling` says when such a healer has healed, and what it returns where it has not: an epoch within budget, which is
+kept on the way, or what was given.
 """
 
-import copy
 import math
 from abc import ABC
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,11 +29,9 @@ from mithridate.training.step import Step
 from mithridate.training.update import SGD, Triangle
 from mithridate.training.view import Warp
 from mithridate.unlearning._base import AbstractHealer, Healed, HealKit
-from mithridate.unlearning._frame import Session, accuracy, finish
-from mithridate.unlearning._layers import still
-
-FORGOTTEN = 0.2
-"""The share of its former accuracy on the suspects at which a network is said to have forgotten them."""
+from mithridate.unlearning._frame import Session
+from mithridate.unlearning._layers import overwrite, still, tensors
+from mithridate.unlearning._settling import keep, settle, sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +139,8 @@ class Course:
             self.losses.append(loss)
             self.session.kit.progress({"what": what, "done": event.epoch / plan.epochs, "loss": loss})
             net, watch = run.net.module, self.session.watch
-            if self.keep and watch.enabled and what == "training" and watch.allows(net):
-                self.within = {name: tensor.detach().clone() for name, tensor in tensors(net)}
+            if self.keep and watch.enabled and what == "training" and watch.allows(net) and sound(net):
+                self.within = keep(net)
         self.steps += run.step
 
 
@@ -158,61 +153,23 @@ def _whole_batches(phase: Phase, count: int) -> Phase:
 
 
 def conclude(course: Course, net: nn.Module, *, details: Mapping[str, Any] | None = None) -> Healed:
-    """Judge the network that a method made, take it back where the guard says so, and report.
+    """Judge the network that a method made, see `settle`; what is returned shares no memory with it.
 
     Args:
         course: The training.
-        net: The network; what is returned shares no memory with it.
+        net: The network.
         details: What else belongs in the report.
     """
-    session, watch = course.session, course.session.watch
-    healed = copy.deepcopy(session.original).eval()
-    overwrite(healed, dict(tensors(net)))
-    outcome = ""
-    if not watch.allows(healed):
-        lost = watch.loss(healed)
-        back = dict(tensors(session.original)) if course.within is None else course.within
-        overwrite(healed, back)
-        outcome = "rolled back"
-        to = "the given model" if course.within is None else "the last epoch within budget"
-        session.warn(
-            f"{course.method} lost {lost:.1%} on the guard's data, over its budget of {watch.budget:.1%}: {to}"
-        )
-    after = accuracy(healed, session.kit.suspects)
-    forgotten = after <= FORGOTTEN * session.suspects_before
-    if not forgotten:
-        session.warn(
-            f"{after:.0%} of the suspects are still predicted as they were found: the behaviour is still there"
-        )
-    outcome = outcome or ("healed" if forgotten else "not forgotten")
-    report = {"outcome": outcome, "losses": course.losses, **(details or {})}
-    return finish(
-        session, healed, method=course.method, converged=outcome == "healed", details=report, steps=course.steps
-    )
-
-
-def label(healer: AbstractHealer) -> str:
-    """Return a method's name: that of its file."""
-    return type(healer).__module__.rpartition(".")[2].replace("_", "-")
+    made = course.session.fresh()
+    overwrite(made, dict(tensors(net)))
+    report = {"losses": course.losses, **(details or {})}
+    return settle(course.session, made, method=course.method, within=course.within, details=report, steps=course.steps)
 
 
 def augmentation(kit: HealKit) -> tuple[AbstractView, ...]:
     """Return the shifts and flips of the training, none if it is not known; a defense's views stay out."""
     views = () if kit.training is None else kit.training.phases[-1].step.views
     return tuple(view for view in views if isinstance(view, Warp))
-
-
-def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer once."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
-
-
-def overwrite(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Write the values into the model's tensors of the same names."""
-    with torch.no_grad():
-        for name, tensor in tensors(model):
-            tensor.copy_(values[name])
 
 
 def joined(first: Examples, second: Examples, **columns: Tensor) -> Examples:

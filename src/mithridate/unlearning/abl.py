@@ -30,7 +30,7 @@ from mithridate.training.step import Step
 from mithridate.training.update import SGD
 from mithridate.unlearning._base import AbstractHealer, Healed, HealKit
 from mithridate.unlearning._frame import begin
-from mithridate.unlearning._training import Course, augmentation, conclude, label
+from mithridate.unlearning._training import Course, augmentation, conclude
 from mithridate.unlearning.retrain import check_same, matched, needed
 
 
@@ -74,7 +74,7 @@ class Abl(AbstractHealer):
         """
         plan = needed(kit, "abl")
         session = begin(kit, seed=seed)
-        course = Course(session=session, method=label(self), seed=seed, keep=False)
+        course = Course(session=session, method=self.label(), seed=seed, keep=False)
         net = begin_run(plan, address(seed, "unlearning", "abl")).net.module
         check_same(kit.model, net)
         first = replace(plan.phases[0].step, loss=LocalAscent(gamma=self.gamma))

@@ -29,7 +29,7 @@ from mithridate.training.network import lent_generator, may_draw
 from mithridate.unlearning._base import AbstractHealer, Healed, HealKit
 from mithridate.unlearning._frame import Session, begin
 from mithridate.unlearning._layers import norms
-from mithridate.unlearning._training import Course, conclude, label
+from mithridate.unlearning._training import Course, conclude
 
 _STEP = 0.05
 
@@ -61,7 +61,7 @@ class Anp(AbstractHealer):
             )
         session = begin(kit, seed=seed, labels=True)
         masks = fit_masks(self, session, seed)
-        course = Course(session=session, method=label(self), seed=seed, steps=self.steps)
+        course = Course(session=session, method=self.label(), seed=seed, steps=self.steps)
         net, threshold = session.model, self.threshold
         given = {name: norm.weight.detach().clone() for name, norm in norms(net).items()}
         while True:

@@ -9,27 +9,20 @@ Departs  importances as in ssd-fixed. |D| is the size of the training set; where
 
 from dataclasses import dataclass
 
-from mithridate.numerics.importance import Kind
 from mithridate.unlearning._base import Healed, HealKit
 from mithridate.unlearning._dampening import DampeningPath, Schedule, widened
-from mithridate.unlearning._measuring import measured
-from mithridate.unlearning._ptn import AbstractImportanceHealer, work_of
+from mithridate.unlearning._ptn import AbstractDampener
 from mithridate.unlearning._settling import settle
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assd(AbstractImportanceHealer):
+class Assd(AbstractDampener):
     """Dampening without constants."""
-
-    @property
-    def kind(self) -> Kind:
-        """The squared gradient of the loss."""
-        return "ssd"
 
     def heal(self, kit: HealKit, *, seed: int) -> Healed:
         """Dampen once; see `AbstractHealer.heal`."""
         session = self.begin(kit, seed=seed)
-        forget, keep = measured(session, self.measure, work_of(self, session, seed), seed=seed)
+        forget, keep = self.importances(session, seed=seed)
         schedule = Schedule(start=len(kit.suspects) / kit.training_size, factor=2.0)
         path = DampeningPath(session.model, widened(forget), widened(keep), schedule)
         threshold = path.go(0)

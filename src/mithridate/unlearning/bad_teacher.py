@@ -22,7 +22,7 @@ from mithridate.unlearning._base import Healed, HealKit
 from mithridate.unlearning._distillation import FORGET, TwoTeachers
 from mithridate.unlearning._frame import Session, begin
 from mithridate.unlearning._layers import refresh
-from mithridate.unlearning._training import AbstractTrainingHealer, Course, conclude, joined, label
+from mithridate.unlearning._training import AbstractTrainingHealer, Course, conclude, joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class BadTeacher(AbstractTrainingHealer):
         data = joined(kit.suspects, kit.reference, **{FORGET: forget})
         good = copy.deepcopy(session.model).requires_grad_(False)
         loss = TwoTeachers(good=good, bad=_ignorant(session, seed), temperature=self.temperature)
-        course = Course(session=session, method=label(self), seed=seed)
+        course = Course(session=session, method=self.label(), seed=seed)
         net = course.train(copy.deepcopy(session.model), data, [self.phase(kit, loss)])
         return conclude(course, net)
 

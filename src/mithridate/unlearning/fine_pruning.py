@@ -30,8 +30,8 @@ from mithridate.evaluation.outcome import logits_of
 from mithridate.numerics.rng import generator
 from mithridate.unlearning._base import Healed, HealKit
 from mithridate.unlearning._frame import accuracy, begin
-from mithridate.unlearning._layers import call_order, hooked
-from mithridate.unlearning._training import AbstractTrainingHealer, Course, conclude, label, overwrite, tensors
+from mithridate.unlearning._layers import call_order, hooked, overwrite, tensors
+from mithridate.unlearning._training import AbstractTrainingHealer, Course, conclude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class FinePruning(AbstractTrainingHealer):
         rest, judges = _divided(kit.reference, self.aside, seed)
         order = mean_activations(net, layers[-1], rest).argsort(stable=True)
         silent = _pruned(net, layers, order, judges, self.tau)
-        course = Course(session=session, method=label(self), seed=seed)
+        course = Course(session=session, method=self.label(), seed=seed)
         with muted(layers[-1], silent):
             net = course.train(net, rest, [self.phase(kit)])
         silence(layers, silent)

@@ -17,7 +17,7 @@ from mithridate.core.params import In, param
 from mithridate.unlearning._base import Healed, HealKit
 from mithridate.unlearning._frame import begin
 from mithridate.unlearning._layers import last_blocks
-from mithridate.unlearning._training import AbstractTrainingHealer, Course, conclude, label
+from mithridate.unlearning._training import AbstractTrainingHealer, Course, conclude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class FineTune(AbstractTrainingHealer):
         session = begin(kit, seed=seed, labels=True)
         kit = session.kit
         only = None if self.layers is None else last_blocks(session.model, kit.reference, self.layers)
-        course = Course(session=session, method=label(self), seed=seed)
+        course = Course(session=session, method=self.label(), seed=seed)
         net = course.train(copy.deepcopy(session.model), kit.reference, [self.phase(kit)], only=only)
         return conclude(course, net, details={"layers": self.layers})
 

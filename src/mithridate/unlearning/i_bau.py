@@ -30,7 +30,8 @@ from mithridate.numerics.rng import generator
 from mithridate.training._base import to_unit
 from mithridate.unlearning._base import AbstractHealer, Healed, HealKit
 from mithridate.unlearning._frame import begin
-from mithridate.unlearning._training import Course, conclude, label, tensors
+from mithridate.unlearning._settling import keep, sound
+from mithridate.unlearning._training import Course, conclude
 
 Pair = tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]
 
@@ -53,7 +54,7 @@ class IBau(AbstractHealer):
         """Unlearn; see `AbstractHealer.heal`."""
         session = begin(kit, seed=seed, labels=True)
         kit, data = session.kit, session.kit.reference
-        course = Course(session=session, method=label(self), seed=seed)
+        course = Course(session=session, method=self.label(), seed=seed)
         if len(data) < self.batch:
             session.warn(f"{len(data)} examples make one batch; the paper has at least 100 and better 1,000")
         net = copy.deepcopy(session.model).eval().requires_grad_(True)
@@ -78,8 +79,8 @@ class IBau(AbstractHealer):
                 total, steps = total + float(outer.detach()), steps + 1
             course.losses.append(total / steps)
             course.steps += steps
-            if session.watch.enabled and session.watch.allows(net):
-                course.within = {name: tensor.detach().clone() for name, tensor in tensors(net)}
+            if session.watch.enabled and session.watch.allows(net) and sound(net):
+                course.within = keep(net)
             kit.progress({"what": "unlearning", "done": (number + 1) / self.rounds})
         length = float(delta.detach().norm())
         return conclude(course, net, details={"perturbation": length})

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mithridate.core.params import In, param
+from mithridate.numerics.importance import trainable
 from mithridate.numerics.rng import generator
 from mithridate.unlearning._base import AbstractHealer, Healed, HealKit
 from mithridate.unlearning._frame import begin
@@ -33,7 +34,11 @@ class Jit(AbstractHealer):
     passes: int = param(1, within=In(1, 10_000), doc="passes over the suspects")
 
     def heal(self, kit: HealKit, *, seed: int) -> Healed:
-        """Take the steps; see `AbstractHealer.heal`."""
+        """Take the steps; see `AbstractHealer.heal`.
+
+        Raises:
+            Misuse: MTH-0832, all parameters are frozen.
+        """
         session = begin(kit, seed=seed)
         suspects, gen = session.kit.suspects, generator(seed, "unlearning", "jit")
         steps = 0
@@ -43,10 +48,10 @@ class Jit(AbstractHealer):
                 self._step(session.model, x, gen)
                 steps += 1
                 kit.progress({"what": "steps", "step": steps})
-        return settle(session, session.model, method="jit", steps=steps)
+        return settle(session, session.model, method=self.label(), steps=steps)
 
     def _step(self, model: nn.Module, x: Float[Tensor, "b c h w"], gen: torch.Generator) -> None:
-        named = [p for p in model.parameters() if p.requires_grad]
+        named = list(trainable(model).values())
         total = [torch.zeros_like(p, requires_grad=False) for p in named]
         low, high = float(x.min()), float(x.max())
         for _ in range(self.copies):

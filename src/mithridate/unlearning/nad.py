@@ -26,7 +26,7 @@ from mithridate.unlearning._base import Healed, HealKit
 from mithridate.unlearning._distillation import Attentive, with_maps
 from mithridate.unlearning._frame import begin
 from mithridate.unlearning._layers import call_order
-from mithridate.unlearning._training import AbstractTrainingHealer, Course, augmentation, conclude, label
+from mithridate.unlearning._training import AbstractTrainingHealer, Course, augmentation, conclude
 
 _BETAS = (500.0, 1000.0, 1000.0)
 
@@ -56,7 +56,7 @@ class Nad(AbstractTrainingHealer):
             session.warn(
                 "nad trains without augmentation, as no plan with any was given: its teacher may differ little"
             )
-        course = Course(session=session, method=label(self), seed=seed)
+        course = Course(session=session, method=self.label(), seed=seed)
         once = self.phase(kit)
         once = Phase(step=replace(once.step, update=self.update(self.teacher_epochs)), epochs=self.teacher_epochs)
         teacher = course.train(copy.deepcopy(session.model), kit.reference, [once], what="teacher")

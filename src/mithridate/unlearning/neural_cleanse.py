@@ -26,7 +26,7 @@ from mithridate.numerics.triggers import Trigger
 from mithridate.unlearning._base import Healed, HealKit
 from mithridate.unlearning._frame import Session, begin, finish
 from mithridate.unlearning._reverse import Reconstruction, Search, reconstruct, synthetic_suspects
-from mithridate.unlearning._training import AbstractTrainingHealer, Course, conclude, label
+from mithridate.unlearning._training import AbstractTrainingHealer, Course, conclude
 
 __all__ = ["METHOD", "NeuralCleanse", "Reconstruction", "Search", "reconstruct", "synthetic_suspects"]
 
@@ -62,9 +62,9 @@ class NeuralCleanse(AbstractTrainingHealer):
         infected = found.infected if classes is None else tuple(classes)
         details = {"look_at": self.look_at, "classes": list(infected), "reconstruction": found.to_record()}
         if not infected:
-            return _nothing(session, label(self), details)
+            return _nothing(session, self.label(), details)
         data = _stamped(kit.reference, [found.triggers[k] for k in infected], self.share, seed)
-        course = Course(session=session, method=label(self), seed=seed)
+        course = Course(session=session, method=self.label(), seed=seed)
         net = course.train(copy.deepcopy(session.model), data, [self.phase(kit)])
         return conclude(course, net, details=details)
 

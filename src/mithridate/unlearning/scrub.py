@@ -20,7 +20,7 @@ from mithridate.training.step import Step
 from mithridate.unlearning._base import Healed, HealKit
 from mithridate.unlearning._distillation import Part, Scrubbed
 from mithridate.unlearning._frame import begin
-from mithridate.unlearning._training import AbstractTrainingHealer, Course, augmentation, conclude, joined, label
+from mithridate.unlearning._training import AbstractTrainingHealer, Course, augmentation, conclude, joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Scrub(AbstractTrainingHealer):
         session = begin(kit, seed=seed, labels=True)
         kit = session.kit
         data = joined(kit.suspects, kit.reference)
-        course = Course(session=session, method=label(self), seed=seed)
+        course = Course(session=session, method=self.label(), seed=seed)
         teacher = copy.deepcopy(session.model).requires_grad_(False)
         net = course.train(
             copy.deepcopy(session.model),

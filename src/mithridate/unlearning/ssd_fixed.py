@@ -11,30 +11,23 @@ Departs  importances are means over samples (`importance_batch` takes gradients 
 from dataclasses import dataclass
 
 from mithridate.core.params import In, param
-from mithridate.numerics.importance import Kind
 from mithridate.unlearning._base import Healed, HealKit
 from mithridate.unlearning._dampening import dampen
-from mithridate.unlearning._measuring import measured
-from mithridate.unlearning._ptn import AbstractImportanceHealer, work_of
+from mithridate.unlearning._ptn import AbstractDampener
 from mithridate.unlearning._settling import settle
 
 
 @dataclass(frozen=True, kw_only=True)
-class SsdFixed(AbstractImportanceHealer):
+class SsdFixed(AbstractDampener):
     """Dampening with one pair of constants."""
 
     alpha: float = param(10.0, within=In(0.0, 1e12), doc="ratio of importances above which a parameter is dampened")
     lam: float = param(1.0, within=In(0.0, 1e12), doc="strength: the factor is lam / ratio, at most 1")
 
-    @property
-    def kind(self) -> Kind:
-        """The squared gradient of the loss."""
-        return "ssd"
-
     def heal(self, kit: HealKit, *, seed: int) -> Healed:
         """Dampen once; see `AbstractHealer.heal`."""
         session = self.begin(kit, seed=seed)
-        forget, keep = measured(session, self.measure, work_of(self, session, seed), seed=seed)
+        forget, keep = self.importances(session, seed=seed)
         count = dampen(session.model, forget, keep, alpha=self.alpha, lam=self.lam)
         size = sum(value.numel() for value in forget.values())
         details = {"alpha": self.alpha, "lambda": self.lam, "frac_dampened": count / size, "importance": self.kind}

@@ -12,12 +12,11 @@ Departs  the rule by which Goel et al. chose is not known to us; ours looks at n
 from dataclasses import dataclass
 
 from mithridate.core.params import In, param
-from mithridate.numerics.importance import Importance, Kind
+from mithridate.numerics.importance import Importance
 from mithridate.unlearning._base import Healed, HealKit
 from mithridate.unlearning._dampening import dampen
 from mithridate.unlearning._frame import Session, accuracy
-from mithridate.unlearning._measuring import measured
-from mithridate.unlearning._ptn import AbstractImportanceHealer, work_of
+from mithridate.unlearning._ptn import AbstractDampener
 from mithridate.unlearning._settling import settle
 
 ALPHAS = (0.1, 1.0, 10.0, 50.0, 100.0, 500.0, 1e3, 1e4, 1e5, 1e6)
@@ -25,20 +24,15 @@ STRENGTHS = (0.1, 0.5, 1.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SsdGrid(AbstractImportanceHealer):
+class SsdGrid(AbstractDampener):
     """Dampening with the best of fifty pairs of constants."""
 
     rho: float = param(0.2, within=In(0.0, 1.0), doc="accuracy on suspects below which less counts for nothing")
 
-    @property
-    def kind(self) -> Kind:
-        """The squared gradient of the loss."""
-        return "ssd"
-
     def heal(self, kit: HealKit, *, seed: int) -> Healed:
         """Try all pairs, keep one; see `AbstractHealer.heal`."""
         session = self.begin(kit, seed=seed)
-        forget, keep = measured(session, self.measure, work_of(self, session, seed), seed=seed)
+        forget, keep = self.importances(session, seed=seed)
         pairs = [(alpha, alpha * strength) for alpha in ALPHAS for strength in STRENGTHS]
         best: tuple[float, float, float] | None = None
         for number, (alpha, lam) in enumerate(pairs, start=1):

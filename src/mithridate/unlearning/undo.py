@@ -4,7 +4,7 @@ A seal over the healed values says which model the file belongs to; another one 
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mithridate.core.artefacts import write_atomic
 from mithridate.core.boundary import read_safetensors
 from mithridate.core.errors import BadArtefact, Misuse
+from mithridate.unlearning._layers import tensors
 
 _SEAL = "seal"
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -44,9 +45,9 @@ class Undo:
     @classmethod
     def between(cls, before: nn.Module, after: nn.Module) -> "Undo":
         """Return what turns `after` into `before`, bit for bit; both have the same tensors."""
-        new = dict(_tensors(after))
+        new = dict(tensors(after))
         changes = {}
-        for name, old in _tensors(before):
+        for name, old in tensors(before):
             was, now = old.detach().reshape(-1), new[name].detach().reshape(-1)
             index = (_bits(was) != _bits(now.to(was.device))).nonzero().flatten()
             if len(index):
@@ -64,7 +65,7 @@ class Undo:
         Raises:
             Misuse: MTH-0824 if this is not the model that was healed; nothing is written then.
         """
-        own = dict(_tensors(model))
+        own = dict(tensors(model))
         for name, change in self.changes.items():
             if name not in own or (len(change.index) and int(change.index.max()) >= own[name].numel()):
                 found = f"{own[name].numel()} numbers" if name in own else "no such tensor"
@@ -115,12 +116,6 @@ class Undo:
         return cls(changes=changes, seal=bytes(seal.tolist()).hex())
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer once."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
-
-
 def _bits(flat: Tensor) -> Tensor:
     """The numbers as integers, so that NaN equals itself and 0 differs from -0."""
     return flat.contiguous().view(_WORDS[flat.element_size()])
@@ -128,7 +123,7 @@ def _bits(flat: Tensor) -> Tensor:
 
 def _seal(model: nn.Module, changes: Mapping[str, Change]) -> str:
     digest = hashlib.sha256()
-    own = dict(_tensors(model))
+    own = dict(tensors(model))
     for name in sorted(changes):
         values = own[name].detach().reshape(-1)[changes[name].index.to(own[name].device)]
         digest.update(name.encode() + b"\0")
