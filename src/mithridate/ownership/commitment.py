@@ -109,8 +109,10 @@ class Commitment:
         rest: dict[str, Any] = {key: document[key] for key in ("data", "classes", "dispute", "beacon", "public_key")}
         if not isinstance(document["spec"], Mapping) or not isinstance(rest["beacon"], str):
             raise BadArtefact("MTH-1007", f"{name} has a damaged spec or beacon", hint=hint)
-        if type(rest["dispute"]) is not int:
-            raise BadArtefact("MTH-1007", f"{name} has the dispute {str(rest['dispute'])[:60]!r}", hint=hint)
+        hashes = [key for key in ("data", "classes", "public_key", "root") if not is_hash(document[key])]
+        if hashes or type(rest["dispute"]) is not int:
+            message = f"{name} has a damaged {', '.join(hashes) or 'number of keys for a dispute'}"
+            raise BadArtefact("MTH-1007", message, hint=hint)
         if set(document["spec"]) != {item.name for item in fields(KeySpec)}:
             raise BadArtefact("MTH-1007", f"{name} has other entries of spec: {sorted(document['spec'])!r}"[:300])
         alpha = read_fraction(document["alpha"], "alpha")
