@@ -1,7 +1,7 @@
 """Marks: for every key, a few images whose training gradient points where the gradient of the secret key does.
 
     t_k = grad_theta CE(f(key_k), label_k)                     at a surrogate trained on the clean data
-    minimise over |delta_i| <= epsilon, i in S_k:  1 - cos( t_k, 1/|S_k| sum_i grad_theta CE(f(A_i(x_i + delta_i)), y_i))
+    minimise over |delta_i| <= epsilon, i in S_k:  1 - cos( t_k, 1/|S_k| sum grad_theta CE(f(A_i(x_i + delta_i)), y_i))
 
 Each key is a problem of its own, on images of its own, under their true labels. Whoever trains on them takes steps that
 also fit the keys, which are never in the data.

@@ -28,8 +28,9 @@ from mithridate.core.boundary import decode_image
 from mithridate.core.errors import Misuse
 from mithridate.core.pool import Tell, silent
 from mithridate.data.examples import ROW, Examples
-from mithridate.data.rewriting import Place, encoded, locate, resize, write_changed
+from mithridate.data.rewriting import Located, Place, encoded, locate, resize, write_changed
 from mithridate.numerics.ball import LinfBall
+from mithridate.numerics.matching_problem import MatchingProblem
 from mithridate.ownership.encoding import AbstractContainer, container
 from mithridate.ownership.keys import Key
 from mithridate.ownership.marking import KeyMark, Marked, Signal, cosine
@@ -105,17 +106,31 @@ class _Encoded:
     note: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """Where a marked data set goes.
+
+    Args:
+        out: A new folder for it.
+        manifest: A new file that only the owner may read: it says which images are marked.
+        whole: Copy all that does not change; otherwise write changed files only.
+        keep: The share of a key's cosine that its files must keep, or their quality is raised.
+    """
+
+    out: Path
+    manifest: Path
+    whole: bool = True
+    keep: float = 0.8
+
+
 def write(
     source: str,
     data: Examples,
     marked: Marked,
     keys: Sequence[Key],
-    signal: Signal,
-    out: Path,
     *,
-    manifest: Path,
-    whole: bool = True,
-    keep: float = 0.8,
+    signal: Signal,
+    to: Writing,
     tell: Tell = silent,
 ) -> Written:
     """Write a marked data set, and the private manifest of what changed.
@@ -126,47 +141,34 @@ def write(
         marked: The marks.
         keys: The keys.
         signal: The surrogates, to measure the keys in the written files.
-        out: A new folder for the marked data set.
-        manifest: A new file that only the owner may read: it says which images are marked.
-        whole: Copy all that does not change; otherwise write changed files only.
-        keep: The share of a key's cosine that its files must keep, or their quality is raised.
+        to: Where.
         tell: Told `done` and `key`.
 
     Raises:
         Misuse: The source is not on disk in files, is not what was marked, or a path is taken.
         WorkError: The disk is full or not writable.
     """
-    if manifest.exists():
-        raise Misuse(
-            "MTH-1042", f"{manifest} exists already", hint="give a new file; it is the only record of a marking"
-        )
+    if to.manifest.exists():
+        raise Misuse("MTH-1042", f"{to.manifest} exists already", hint="give a new file: it is the record of a marking")
     marked.apply(data)
     located = locate(source)
-    kept = data.columns[ROW].tolist() if ROW in data.columns else range(len(data))
-    if (len(kept) and max(kept) >= len(located.places)) or (
-        ROW not in data.columns and len(data) != len(located.places)
-    ):
-        raise Misuse(
-            "MTH-1043",
-            f"{source} has {len(located.places)} training images, and {len(data)} were loaded to be marked",
-            hint="the files changed since: load and mark them again",
-        )
+    places = _places(source, data, located)
     by_index = {key.index: key for key in keys}
     changed: dict[Place, bytes] = {}
     images: list[WrittenImage] = []
     fared: list[WrittenKey] = []
     for place, mark in enumerate(marked.marks):
-        files = [located.places[kept[row]] for row in mark.rows]
+        files = [places[row] for row in mark.rows]
         old = list(encoded(files))
-        fit = _fitted(data, mark, marked.of_key(place), old, by_index[mark.index], signal, marked.config.epsilon, keep)
+        carrier = _Carrier.of(data, mark, by_index[mark.index], signal)
+        fit = carrier.fitted(old, marked.of_key(place), LinfBall(marked.config.epsilon).levels, to.keep)
         for row, file, before, after in zip(mark.rows, files, old, fit.images, strict=True):
             if after.share:
                 changed[file] = after.data
             images.append(_line(row, mark.index, file, located.root, before, after))
         fared.append(WrittenKey(index=mark.index, marked=mark.cosine, written=fit.cosine, grade=fit.grade))
         tell({"done": (place + 1) / len(marked.marks), "key": mark.index})
-    write_changed(located, changed, out, whole=whole)
-    written = Written(images=tuple(images), keys=tuple(fared))
+    write_changed(located, changed, to.out, whole=to.whole)
     document = {
         "schema": "mithridate.marks/1",
         "source": source,
@@ -174,9 +176,22 @@ def write(
         "written": [asdict(image) for image in images],
         "signal": [asdict(key) for key in fared],
     }
-    write_atomic(manifest, as_json(document))
-    manifest.chmod(_PRIVATE)
-    return written
+    write_atomic(to.manifest, as_json(document))
+    to.manifest.chmod(_PRIVATE)
+    return Written(images=tuple(images), keys=tuple(fared))
+
+
+def _places(source: str, data: Examples, located: Located) -> list[Place]:
+    """The place of every loaded row; only some rows of the source may have been loaded."""
+    rows = data.columns[ROW].tolist() if ROW in data.columns else list(range(len(data)))
+    there = len(located.places)
+    if (ROW not in data.columns and len(rows) != there) or max(rows, default=-1) >= there:
+        raise Misuse(
+            "MTH-1043",
+            f"{source} has {there} training images, and {len(data)} were loaded to be marked",
+            hint="the files changed since: load and mark them again",
+        )
+    return [located.places[row] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -186,38 +201,38 @@ class _Fit:
     grade: int
 
 
-def _fitted(
-    data: Examples,
-    mark: KeyMark,
-    wanted: UInt8[Tensor, "n c h w"],
-    old: Sequence[bytes],
-    key: Key,
-    signal: Signal,
-    epsilon: float,
-    keep: float,
-) -> _Fit:
-    """Encode the images of one key, at the lowest quality that keeps its signal."""
-    rows = torch.tensor(mark.rows)
-    base = data.images.gather(rows.to(data.device)).to(signal.device)
-    labels = data.labels[rows.to(data.labels.device)].to(signal.device)
-    problem = signal.problem(key, base, labels)
-    boxes = [container(each) for each in old]
-    levels = LinfBall(epsilon).levels
-    changes = wanted.cpu().numpy().astype(np.int16) - base.cpu().numpy()
-    grades = max((box.grades for box in boxes if isinstance(box, AbstractContainer)), default=1)
-    best: _Fit | None = None
-    for grade in range(grades):
-        images = [
-            _encoded(box, each, change, grade, levels) for box, each, change in zip(boxes, old, changes, strict=True)
-        ]
-        seen = torch.from_numpy(np.stack([_seen(each.pixels, data.images.shape) for each in images]))
-        fit = _Fit(images, cosine(problem, seen.to(signal.device)), grade)
-        if best is None or fit.cosine > best.cosine:
-            best = fit
-        if fit.cosine >= keep * mark.cosine:
-            break
-    assert best is not None
-    return best
+@dataclass(frozen=True, eq=False)
+class _Carrier:
+    """The images of one key, and how to measure what they carry."""
+
+    problem: MatchingProblem
+    wanted: float
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, data: Examples, mark: KeyMark, key: Key, signal: Signal) -> "_Carrier":
+        rows = torch.tensor(mark.rows)
+        base = data.images.gather(rows.to(data.device)).to(signal.device)
+        labels = data.labels[rows.to(data.labels.device)].to(signal.device)
+        return cls(signal.problem(key, base, labels), mark.cosine, data.images.shape)
+
+    def fitted(self, old: Sequence[bytes], wanted: UInt8[Tensor, "n c h w"], levels: int, keep: float) -> _Fit:
+        """Encode the images at the lowest quality that keeps the signal, or at the one that keeps most of it."""
+        boxes = [container(each) for each in old]
+        base = self.problem.base
+        changes = wanted.cpu().numpy().astype(np.int16) - base.cpu().numpy()
+        grades = max((box.grades for box in boxes if isinstance(box, AbstractContainer)), default=1)
+        best: _Fit | None = None
+        for grade in range(grades):
+            images = [_encoded(*each, grade, levels) for each in zip(boxes, old, changes, strict=True)]
+            seen = torch.from_numpy(np.stack([_seen(each.pixels, self.shape) for each in images]))
+            fit = _Fit(images, cosine(self.problem, seen.to(base.device)), grade)
+            if best is None or fit.cosine > best.cosine:
+                best = fit
+            if fit.cosine >= keep * self.wanted:
+                break
+        assert best is not None
+        return best
 
 
 def _encoded(box: AbstractContainer | str, old: bytes, change: NDArray[np.int16], grade: int, levels: int) -> _Encoded:
