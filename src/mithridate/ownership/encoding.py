@@ -157,7 +157,7 @@ def container(data: bytes) -> AbstractContainer | str:
     allowed = {"png": ("L", "LA", "RGB", "RGBA"), "jpeg": ("L", "RGB"), "webp": ("RGB", "RGBA")}[kind]
     if mode not in allowed:
         return f"a {kind.upper()} of mode {mode} cannot take other pixels and stay as it is"
-    return {"png": Png, "jpeg": Jpeg, "webp": WebP}[kind](data)
+    return Png(data) if kind == "png" else Jpeg(data) if kind == "jpeg" else WebP(data)
 
 
 def _kept(image: Image.Image, *names: str) -> dict[str, Any]:

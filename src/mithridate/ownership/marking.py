@@ -359,7 +359,7 @@ def _taken_for(network: Network, key: Key) -> int:
 def _gradient_norms(network: Network, data: Examples, rows: Tensor) -> Tensor:
     """The norm of each image's own gradient."""
     norms = []
-    for row in rows.split(1):
+    for row in torch.split(rows, 1):
         image = data.images.gather(row.to(data.device)).to(next(iter(network.theta.values()))) / 255
         label = data.labels[row.to(data.labels.device)].to(image.device)
         _, gradient = loss_gradient(network, image, lambda z, y=label: cross_entropy(z, y))  # type: ignore[misc]
