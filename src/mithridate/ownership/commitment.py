@@ -113,8 +113,11 @@ class Commitment:
         if hashes or type(rest["dispute"]) is not int:
             message = f"{name} has a damaged {', '.join(hashes) or 'number of keys for a dispute'}"
             raise BadArtefact("MTH-1007", message, hint=hint)
-        if set(document["spec"]) != {item.name for item in fields(KeySpec)}:
-            raise BadArtefact("MTH-1007", f"{name} has other entries of spec: {sorted(document['spec'])!r}"[:300])
+        kinds = {item.name: item.type for item in fields(KeySpec)}
+        if {key: type(value) for key, value in document["spec"].items()} != kinds:
+            raise BadArtefact(
+                "MTH-1007", f"{name} has other entries of spec: {sorted(map(str, document['spec']))}"[:300]
+            )
         alpha = read_fraction(document["alpha"], "alpha")
         try:
             found = cls(spec=KeySpec(**document["spec"]), alpha=alpha, root=document["root"], **rest)
