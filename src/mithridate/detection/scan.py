@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 import torch
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
 from mithridate.core.errors import Misuse
 from mithridate.core.methods import instantiate
@@ -21,7 +22,8 @@ from mithridate.detection._base import AbstractDetector, finite_or_refuse
 from mithridate.detection.extract import extract
 from mithridate.detection.names import DEFAULT, DETECTORS
 from mithridate.detection.suspects import Suspects, ids_of, named, ranking
-from mithridate.detection.votes import Jury, vote
+from mithridate.detection.transplant import transplant
+from mithridate.detection.votes import Ballot, Jury, vote
 
 Detectors = Sequence[str] | Mapping[str, Mapping[str, object]]
 
@@ -42,7 +44,7 @@ def scan(
         model: Images in [0, 1] in, logits out; it ends in an `nn.Linear`. It is not changed.
         data: The training data with the labels under which they were trained on.
         detectors: Names, or names with options (`{"strip": {"overlays": 100}}`); the default looks for a second
-            population inside a class.
+            population inside a class, by its tail, and then by what it has in common (`transplant`).
         jury: How scores become suspects.
         seed: All randomness derives from it.
         batch: Images that go through the network at once.
@@ -64,7 +66,7 @@ def scan(
             "found by comparing classes",
             hint="scan the whole training set",
         )
-    parts = len(named_detectors) + 1
+    parts = len(named_detectors) + (2 if detectors is None else 1)
     given = extract(model, data, batch=batch, progress=_part(progress, 0, parts, "features"))
     scores = {}
     for number, (name, detector) in enumerate(named_detectors.items(), start=1):
@@ -72,6 +74,11 @@ def scan(
         with DETECTORS.blaming(name):
             scores[name] = finite_or_refuse(name, detector.scores(given, seed=seed))
     ballot = vote(scores, given.labels, jury)
+    trials = None
+    if detectors is None and ballot.decided and not bool(ballot.suspect.any()):
+        given = replace(given, progress=_part(progress, parts - 1, parts, "transplant"))
+        trials = transplant(given, scores, seed=seed)
+        ballot = _convicted(ballot, trials.suspects(scores, jury.most))
     if ballot.skipped:
         text = f"{data.name}: {named(ballot.skipped, data.classes)} have too few rows to be judged"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
@@ -87,6 +94,7 @@ def scan(
         anomalies=dict(ballot.anomalies),
         gate=jury.gate_for(len(scores)),
         decided=ballot.decided,
+        moved={} if trials is None else dict(trials.moved),
         data=data.fingerprint,
         model=weights_hash(model),
         settings={
@@ -95,6 +103,16 @@ def scan(
             "seed": seed,
         },
     )
+
+
+def _convicted(ballot: Ballot, chosen: Int64[Tensor, " s"]) -> Ballot:
+    """Return the ballot with these rows as its suspects, in their order in front of all others."""
+    suspect = torch.zeros_like(ballot.suspect)
+    suspect[chosen] = True
+    before = ballot.rank.argsort()
+    rank = torch.empty_like(ballot.rank)
+    rank[torch.cat([chosen, before[~suspect[before]]])] = torch.arange(1, len(rank) + 1)
+    return replace(ballot, suspect=suspect, rank=rank)
 
 
 def make_detectors(detectors: Detectors | None) -> dict[str, AbstractDetector]:

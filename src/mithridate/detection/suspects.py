@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,8 @@ class Suspects:
         data: The fingerprint of the data.
         model: The sha256 of the model's weights.
         settings: Detectors with their options, the jury, the seed: how to repeat the scan.
+        moved: For each class that was tried, see `transplant`, the share of other images that was moved there; empty if
+            the votes were enough.
     """
 
     rows: Int64[Tensor, " n"]
@@ -67,6 +69,7 @@ class Suspects:
     data: str
     model: str
     settings: Mapping[str, Any]
+    moved: Mapping[int, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,6 +105,13 @@ class Suspects:
                 f"whether one of them stands out. The rows are ranked all the same."
             )
         name, anomaly = self.classes[leading], self.anomalies[leading]
+        if self.moved and self.label is not None:
+            others = max((rate for label, rate in self.moved.items() if label != self.label), default=0.0)
+            return (
+                f"Class {self.classes[self.label]!r} stands out: what a part of its rows have in common turns "
+                f"{self.moved[self.label]:.0%} of other images into it (in other classes at most {others:.0%}); "
+                f"{len(self.found)} of its {int((self.labels == self.label).sum())} rows are suspected."
+            )
         if not len(self.found):
             most = f"class {name!r} stands out most, with an anomaly of {anomaly:.1f} (a class is suspected above "
             if anomaly <= self.gate:
@@ -161,6 +171,7 @@ class Suspects:
             "data": self.data,
             "model": self.model,
             "settings": dict(self.settings),
+            "moved": {str(label): rate for label, rate in self.moved.items()},
             "versions": versions(),
         }
         table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(facts, allow_nan=False)})
@@ -228,7 +239,8 @@ def _of_table(table: "pa.Table", facts: Mapping[str, Any]) -> Suspects:
         if not bool(values.isfinite().all()):
             raise ValueError(f"it has scores of {name!r} that are not finite")
     anomalies = {int(label): _number(anomaly) for label, anomaly in facts["anomalies"].items()}
-    if not set(anomalies) <= set(range(len(classes))):
+    moved = {int(label): _number(rate) for label, rate in facts.get("moved", {}).items()}
+    if not set(anomalies) | set(moved) <= set(range(len(classes))):
         raise ValueError("it judges a class that it does not have")
     for key, kind in {"data": str, "model": str, "decided": bool, "settings": dict}.items():
         if not isinstance(facts[key], kind):
@@ -248,6 +260,7 @@ def _of_table(table: "pa.Table", facts: Mapping[str, Any]) -> Suspects:
         data=facts["data"],
         model=facts["model"],
         settings=facts["settings"],
+        moved=moved,
     )
 
 
