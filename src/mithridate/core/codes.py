@@ -1306,6 +1306,21 @@ CODES: dict[str, Explanation] = {
         "The number of training images on disk differs from what was loaded and marked.",
         "Load the data set again and mark it again.",
     ),
+    "MTH-1044": Explanation(
+        "a self-check without models",
+        "A self-check trains at least one model with the marks and one without.",
+        "Give a number of victims of one or more; three and more say something about their spread.",
+    ),
+    "MTH-1045": Explanation(
+        "more different labels than classes",
+        "The law of labels without replacement is for at most as many keys as there are classes.",
+        "Give no more keys than classes, and no more hits than keys.",
+    ),
+    "MTH-1046": Explanation(
+        "no features to make radioactive",
+        "Radioactive marks push features along one direction a class; the network must show its features and its head.",
+        "Use a built-in network, and a test set with at least as many images as the features have dimensions.",
+    ),
     "MTH-1060": Explanation(
         "A class map that leads nowhere",
         "A class map says which committed class each name of a model stands for; one of its entries names another.",

@@ -39,6 +39,7 @@ from mithridate.numerics.visibility import PENALTIES, Visibility, penalty, psnr
 from mithridate.numerics.warp import Augmentation
 from mithridate.ownership.choosing import choose_rows, per_key
 from mithridate.ownership.keys import Key
+from mithridate.ownership.learned_penalty import lpips_penalty
 
 MODES = ("attractors", "attractors-selective", "betrayal")
 _DROPS = (6.25, 2.667, 1.6, 1.142)
@@ -368,7 +369,7 @@ def _gradient_norms(network: Network, data: Examples, rows: Tensor) -> Tensor:
 
 
 def _visibility(config: Marking, device: torch.device) -> Visibility | None:
-    return penalty(config.perceptual)
+    return lpips_penalty(device) if config.perceptual == "lpips" else penalty(config.perceptual)
 
 
 def _descent(config: Marking, data: Examples, signal: Signal) -> Descent:
