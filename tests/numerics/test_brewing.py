@@ -8,7 +8,17 @@ import torch
 from matching_makers import labels_of, network, pixels, problem, surrogate, target_batch
 
 from mithridate.numerics.ball import quantise
-from mithridate.numerics.brewing import OPTIMIZERS, BrewState, Descent, brew, direction, milestones, score
+from mithridate.numerics.brewing import (
+    OPTIMIZERS,
+    STARTS,
+    BrewState,
+    Descent,
+    begin,
+    brew,
+    direction,
+    milestones,
+    score,
+)
 from mithridate.numerics.rng import generator
 from mithridate.numerics.warp import Shift
 
@@ -195,3 +205,30 @@ def test_brewing_does_not_touch_the_global_generator():
     before = torch.random.get_rng_state()
     finished(p, descent(restarts=1, steps=2))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_another_schedule_of_steps():
+    d = descent(steps=250, drops=(6.25, 2.667, 1.6, 1.142), decay=0.3)
+    assert d.milestones == (40, 93, 156, 218)
+
+
+def test_several_views_are_the_mean_over_draws_of_one_generator():
+    p = small_problem(augment=Shift(max_px=1.0))
+    first, gen = begin(p, descent(), 0), generator(0, "brew", 0, "augment", 0)
+    x = p.clean + first.delta
+    values, gradients = zip(*(p.gradient(x, p.draw(gen)) for _ in range(3)), strict=True)
+    state = next(brew(p, descent(views=3, optimizer="adam"), seed=0))
+    torch.testing.assert_close(state.trace[0, 0], torch.stack(values).mean())
+    torch.testing.assert_close(state.first, 0.1 * torch.stack(gradients).mean(0))
+
+
+def test_views_are_one_without_an_augmentation():
+    a, b = (finished(small_problem(), descent(restarts=1, steps=3, views=views)) for views in (1, 4))
+    assert same(a, b)
+
+
+def test_a_uniform_start_lies_inside_the_ball():
+    p = small_problem(epsilon=0.1)
+    normal, uniform = (begin(p, descent(start=start), 0).delta.abs() for start in STARTS)
+    assert float(normal.max()) <= 0.1 and float(uniform.max()) <= 0.1
+    assert (uniform == 0.1).double().mean() < 0.01 < (normal == 0.1).double().mean()

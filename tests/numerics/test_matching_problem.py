@@ -1,6 +1,7 @@
 """The two-pass gradient: equal to whole-batch double backward, to hand values, and blind to chunks and order."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mithridate.numerics.directional import FORMS, prepare
 from mithridate.numerics.matching import OBJECTIVES, Matcher
 from mithridate.numerics.matching_problem import MatchingProblem, Surrogate
 from mithridate.numerics.rng import generator
+from mithridate.numerics.visibility import penalty
 from mithridate.numerics.warp import Shift
 
 WARP = Shift(max_px=2.0)
@@ -195,3 +197,20 @@ def test_linear_softmax_by_hand(form, weight, target, poisons, want_value, want)
     value, gradient = p.gradient(torch.tensor(poisons, dtype=torch.float64).reshape(-1, 1, 1, 2), None)
     assert float(value) == pytest.approx(want_value, abs=1e-8)
     torch.testing.assert_close(gradient.flatten(1), torch.tensor(want, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["high-pass", "ssim"])
+def test_a_penalty_on_what_is_seen_is_added_for_images_before_the_augmentation(name):
+    net, targets = network(), target_batch()
+    bare = problem([surrogate(net, targets)], pixels(5), labels_of(5), augment=WARP, chunk=2)
+    whole = replace(bare, visibility=penalty(name), visibility_weight=0.7)
+    draw = bare.draw(generator(0, "augment"))
+    x = (bare.clean + 0.03 * torch.randn(bare.clean.shape, generator=generator(0, "x"), dtype=torch.float64)).detach()
+    leaf = x.clone().requires_grad_()
+    extra = 0.7 * penalty(name)(leaf, bare.clean).mean()
+    (want,) = torch.autograd.grad(extra, leaf)
+    value, gradient = bare.gradient(x, draw)
+    got_value, got = whole.gradient(x, draw)
+    torch.testing.assert_close(got_value, value + extra.detach())
+    torch.testing.assert_close(got, gradient + want)
+    torch.testing.assert_close(whole.value(x, draw), got_value)

@@ -10,7 +10,7 @@ from mithridate.data.sources import load
 from mithridate.ownership.keys import KeySpec, derive
 from mithridate.ownership.marking import Marking, mark
 from mithridate.ownership.planning import power
-from mithridate.ownership.selfcheck import count_hits, selfcheck
+from mithridate.ownership.selfcheck import Inquiry, count_hits, selfcheck
 from mithridate.ownership.significance import binomial_tail
 from mithridate.training.contracts import Options, contract
 from mithridate.training.loop import train
@@ -24,7 +24,7 @@ def test_it_counts_and_plans_as_the_test_does():
     keys = derive(b"s" * 32, b"", SPEC)
     net = train(plan, 9)
     marked = mark(digits.train, keys, [net], Marking(budget=20, epsilon=0.3, steps=25))
-    found = selfcheck(plan, marked, keys, test=digits.test, victims=1, topk=2, alpha=0.05, tell=told.append)
+    found = selfcheck(plan, marked, keys, Inquiry(victims=1, topk=2, alpha=0.05), test=digits.test, tell=told.append)
     assert [each.guilty for each in found.trials] == [True, False]
     assert found.trials[0].p_value == binomial_tail(found.trials[0].hits, keys=5, topk=2, classes=10)
     assert found.hit_rate == found.trials[0].hits / 5
@@ -34,8 +34,8 @@ def test_it_counts_and_plans_as_the_test_does():
     assert told[-1]["done"] == 1
     plain = json.loads(json.dumps(found.to_json()))
     assert Fraction(plain["trials"][0]["p_value_exact"]) == found.trials[0].p_value
-    with pytest.raises(Misuse, match="MTH-1044"):
-        selfcheck(plan, marked, keys, victims=0)
+    with pytest.raises(Misuse, match="victims"):
+        Inquiry(victims=0)
 
 
 def test_hits_grow_with_the_answers_that_count():

@@ -1306,11 +1306,6 @@ CODES: dict[str, Explanation] = {
         "The number of training images on disk differs from what was loaded and marked.",
         "Load the data set again and mark it again.",
     ),
-    "MTH-1044": Explanation(
-        "a self-check without models",
-        "A self-check trains at least one model with the marks and one without.",
-        "Give a number of victims of one or more; three and more say something about their spread.",
-    ),
     "MTH-1045": Explanation(
         "more different labels than classes",
         "The law of labels without replacement is for at most as many keys as there are classes.",
@@ -1361,6 +1356,16 @@ CODES: dict[str, Explanation] = {
         "A timestamp that is neither request nor none",
         "A commitment is written with a request for a trusted timestamp, or without one.",
         "Write --timestamp request or --timestamp none.",
+    ),
+    "MTH-1068": Explanation(
+        "A surrogate for other data",
+        "Marks are made at networks that were trained on the data; this one has other classes, channels or sizes.",
+        "Train one with `mithridate train --data`, or leave out --surrogate.",
+    ),
+    "MTH-1069": Explanation(
+        "A budget that is none",
+        "The budget of a key is a share of the data below 1, a percentage, or a whole number of images.",
+        "Write for example --budget 0.1% or --budget 14.",
     ),
     "MTH-1071": Explanation(
         "The data are not those that were committed",

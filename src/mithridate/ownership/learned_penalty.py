@@ -2,7 +2,7 @@
 
 Paper    Zhang, Isola, Efros, Shechtman, Wang, The Unreasonable Effectiveness of Deep Features (CVPR 2018).
 Needs    the package lpips, and torchvision's weights of VGG-16 in the folder where torchvision keeps them.
-Departs  grey images are shown as colour, and images below 32 pixels are enlarged, as the network halves them four times.
+Departs  grey images are shown as colour; images below 32 pixels are enlarged, as the network halves them four times.
 """
 
 import importlib

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mithridate.core.errors import Misuse
 from mithridate.core.intervals import wilson_bounds
+from mithridate.core.params import Checked, In, param
 from mithridate.core.pool import Tell, silent
 from mithridate.core.seeds import address
 from mithridate.data.examples import Examples
@@ -30,6 +30,15 @@ from mithridate.ownership.planning import hits_needed, power
 from mithridate.ownership.significance import binomial_tail
 from mithridate.training.loop import train
 from mithridate.training.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inquiry(Checked):
+    """How much is checked."""
+
+    victims: int = param(3, within=In(1, 1000), doc="models of each kind, with and without marks")
+    topk: int = param(1, within=In(1, 1_000_000), doc="answers of a model that count")
+    alpha: float = param(0.01, within=In(0.0, 1.0, open_lo=True), doc="level of the test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +118,9 @@ def selfcheck(
     plan: Plan,
     marked: Marked,
     keys: Sequence[Key],
+    how: Inquiry,
     *,
     test: Examples | None = None,
-    victims: int = 3,
-    topk: int = 1,
-    alpha: float = 0.01,
     seed: int = 0,
     tell: Tell = silent,
 ) -> SelfCheck:
@@ -123,40 +130,36 @@ def selfcheck(
         plan: How a user of the data might train; its data are the clean ones.
         marked: The marks.
         keys: The keys.
+        how: How many models, and of which test.
         test: Clean test images, to see what the marks cost.
-        victims: How many models of each kind.
-        topk: Answers that count.
-        alpha: The level of the test.
         seed: Of the trainings; surrogates should have been trained with another one.
         tell: Told `done`, `guilty` and `hits`.
 
     Raises:
-        Misuse: There is no victim to train, or the marks are for other data.
+        Misuse: The marks are for other data.
     """
-    if victims < 1:
-        raise Misuse("MTH-1044", f"a self-check trains at least one model of each kind, got {victims}")
     classes = len(plan.data.classes)
     plans = {True: replace(plan, data=marked.apply(plan.data)), False: plan}
     trials: list[Trial] = []
-    for number in range(victims):
+    for number in range(how.victims):
         for guilty, recipe in plans.items():
             chosen = address(seed, "selfcheck", number)
             net = train(recipe, chosen)
-            hits = count_hits(net, keys, topk=topk)
+            hits = count_hits(net, keys, topk=how.topk)
             right = 0 if test is None else int((logits_of(net, test).argmax(1).cpu() == test.labels.cpu()).sum())
-            p_value = binomial_tail(hits, keys=len(keys), topk=topk, classes=classes)
+            p_value = binomial_tail(hits, keys=len(keys), topk=how.topk, classes=classes)
             tested = 0 if test is None else len(test)
             trials.append(Trial(guilty=guilty, seed=chosen, hits=hits, p_value=p_value, correct=right, tested=tested))
-            tell({"done": len(trials) / (2 * victims), "guilty": guilty, "hits": hits})
-    rate = sum(each.hits for each in trials if each.guilty) / (victims * len(keys))
+            tell({"done": len(trials) / (2 * how.victims), "guilty": guilty, "hits": hits})
+    rate = sum(each.hits for each in trials if each.guilty) / (how.victims * len(keys))
     low, _ = wilson_bounds(rate, len(keys))
-    law = {"topk": topk, "classes": classes}
+    law = {"topk": how.topk, "classes": classes}
     return SelfCheck(
         trials=tuple(trials),
         keys=len(keys),
-        needed=hits_needed(len(keys), **law, alpha=alpha),
+        needed=hits_needed(len(keys), **law, alpha=how.alpha),
         hit_rate=rate,
-        power=power(len(keys), **law, hit_rate=rate, alpha=alpha),
-        power_low=power(len(keys), **law, hit_rate=low, alpha=alpha),
-        alpha=alpha,
+        power=power(len(keys), **law, hit_rate=rate, alpha=how.alpha),
+        power_low=power(len(keys), **law, hit_rate=low, alpha=how.alpha),
+        alpha=how.alpha,
     )
