@@ -87,10 +87,8 @@ def times(args):
         few, more = (marking_seconds(args, plan, net, budget, count, views) for count in (1, 1 + args.timed))
         step = (more - few) / args.timed
         whole = args.keys * (few + (steps - 1) * step)
-        print(
-            f"{share:8.1%}{budget:7}{steps:7}{views:7}{args.keys:>7} keys{whole:9,.0f}s{whole / training:13.1%}",
-            flush=True,
-        )
+        cells = f"{share:8.1%}{budget:7}{steps:7}{views:7}{whole:9,.0f}s{whole / training:13.1%}"
+        print(cells, flush=True)
 
 
 def memory_of(args, keys, budget):
