@@ -164,9 +164,9 @@ def test_what_cannot_be_committed_to(change, words):
 
 
 def test_p_values_stay_printable():
-    spec = replace(SPEC, keys=10_000)
     with pytest.raises(Misuse, match="more than 4000 digits"):
-        commit(SECRET, spec, data="11" * 32, classes=CLASSES)
+        replace(commitment(), spec=replace(SPEC, keys=6000), dispute=6000)
+    assert replace(commitment(), spec=replace(SPEC, keys=6000), dispute=3000).num_disputes == 2
 
 
 def test_a_level_is_the_decimal_number_that_is_written():

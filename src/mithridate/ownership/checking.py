@@ -31,6 +31,7 @@ from mithridate.ownership.certificate import (
 from mithridate.ownership.commitment import NO_BEACON, Commitment
 from mithridate.ownership.diary import Run, digest, head, read_time, time_text
 from mithridate.ownership.keys import MAX_KEYS, Key, key_of
+from mithridate.ownership.planning import factor
 from mithridate.ownership.secret import signed_by
 from mithridate.ownership.timestamp import open_stamp
 
@@ -49,7 +50,8 @@ class Report:
         evidence: What was recomputed; None where that was not possible.
         shown: Whether it is valid and ownership is shown at the committed level, for those who trust that the owner
             did not try many secrets.
-        shown_to_sceptics: The same, for those who do not.
+        shown_to_sceptics: The same, for those who do not: they go by a beacon only if an authority that they trust
+            vouches for the timestamp before it.
     """
 
     valid: bool
@@ -102,10 +104,17 @@ def check(
     if reasons:
         return Report(valid=False, reasons=tuple(reasons), evidence=evidence)
     assert evidence is not None
-    shown, resistant = evidence.adjusted <= commitment.alpha, evidence.resistant <= commitment.alpha
-    caveats = tuple(_caveats(shape, trusted=bool(authorities)))
+    alpha, trusted = commitment.alpha, bool(authorities)
+    shown = evidence.adjusted <= alpha
+    # A timestamp that nobody vouches for protects from nothing.
+    resistant = evidence.resistant if trusted else evidence.p_value * factor(run.number, grindable=True)
     return Report(
-        valid=True, reasons=(), caveats=caveats, evidence=evidence, shown=shown, shown_to_sceptics=shown and resistant
+        valid=True,
+        reasons=(),
+        caveats=tuple(_caveats(shape, trusted=trusted)),
+        evidence=evidence,
+        shown=shown,
+        shown_to_sceptics=resistant <= alpha,
     )
 
 
