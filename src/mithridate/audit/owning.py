@@ -5,6 +5,7 @@
 Verifying is in `owning_verify`, marking in `owning_marking`. Torch is imported where data are read.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -83,8 +84,7 @@ class Committed:
             Misuse: MTH-1076, a file is there already.
             WorkError: The disk is full or not writable.
         """
-        beside, query = description_path(path), path.with_suffix(".tsq")
-        written = [path, beside, *([query] if request else [])]
+        written = self.files(path, request=request)
         check_new(*written)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,10 +96,20 @@ class Committed:
             "per_class": self.data.per_class,
             "classes": list(self.classes),
         }
-        write_atomic(beside, as_json(plain))
+        write_atomic(description_path(path), as_json(plain))
         if request:
-            write_request(self.commitment.value, query)
+            write_request(self.commitment.value, written[-1])
         return written
+
+    @staticmethod
+    def files(path: Path, *, request: bool) -> list[Path]:
+        """Return what `write` writes."""
+        return [path, description_path(path), *([path.with_suffix(".tsq")] if request else [])]
+
+
+def demo_bytes(purpose: str, seed: int) -> bytes:
+    """Return a seed for keys that are no secret, because everybody can derive it."""
+    return hashlib.sha256(f"mithridate {purpose} {seed}".encode()).digest()
 
 
 def description_path(commitment: Path) -> Path:
@@ -139,7 +149,7 @@ def make_commitment(
     choice: DataChoice,
     *,
     keys: int,
-    topk: int,
+    topk: int | None = None,
     side: int | None = None,
     alpha: str = "1/1000",
     dispute: int | None = None,
@@ -156,7 +166,7 @@ def make_commitment(
     channels, height, width = train.images.shape
     spec = KeySpec(
         keys=keys,
-        topk=topk,
+        topk=topk or max(1, len(train.classes) // 100),
         classes=len(train.classes),
         side=side or side_of(height, width),
         channels=channels,
@@ -273,7 +283,7 @@ def check_data(committed: Committed, fingerprint: str, name: str) -> None:
     if fingerprint != wanted:
         raise Misuse(
             "MTH-1071",
-            f"{name} has the fingerprint {fingerprint[:16]}..., and the commitment is to {wanted[:16]}...: the data were "
-            "changed since, or are read in another way",
+            f"{name} has the fingerprint {fingerprint[:16]}..., and the commitment is to {wanted[:16]}...: the data "
+            "were changed since, or are read in another way",
             hint="restore the data as they were, or make a new commitment before they are published",
         )

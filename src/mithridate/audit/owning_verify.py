@@ -242,6 +242,15 @@ def verify(
     )
 
 
+def next_run(diary: Path, commitment: Commitment) -> int:
+    """Return the number of the next verification.
+
+    Raises:
+        BadArtefact: MTH-1013, the diary was altered or belongs to another commitment.
+    """
+    return len(Diary(diary, commitment).runs()) + 1
+
+
 def _verdict(commitment: Commitment, report: Report, found: Evidence, asked: Asked, run: int) -> Verdict:
     spec, alpha = commitment.spec, commitment.alpha
     needed = planning.hits_needed(found.keys, topk=spec.topk, classes=spec.classes, alpha=alpha, run=run)

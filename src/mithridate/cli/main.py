@@ -21,6 +21,7 @@ from mithridate.cli import (
     export,
     heal,
     init,
+    own,
     report,
     reproduce,
     scan,
@@ -80,6 +81,7 @@ for _panel, _verbs in _PANELS.items():
 
 
 app.add_typer(byzantine.app, name="byzantine", rich_help_panel="Parts")
+app.add_typer(own.app, name="own", rich_help_panel="Parts")
 
 
 def _nowhere() -> io.TextIOWrapper:

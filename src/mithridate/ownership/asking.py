@@ -13,7 +13,6 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -22,6 +21,7 @@ from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.ownership._answers import ABSTAINED, AbstractOracle, Answer, LabelSpace, Query, Tally, failed, malformed
 from mithridate.ownership._commands import CommandOracle
 from mithridate.ownership._services import HttpOracle
+from mithridate.ownership.diary import now
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +53,7 @@ class Asked:
 
     Args:
         answers: One for each query, in order.
-        times: When each was asked, ISO 8601 in UTC.
+        times: When each was asked, as `diary.now` gives it.
         tally: How it answered in all.
         about: What was asked.
     """
@@ -76,7 +76,7 @@ def ask_all(
     """
     answers, times = [], []
     for query in queries:
-        times.append(datetime.now(UTC).isoformat(timespec="seconds"))
+        times.append(now())
         answers.append(oracle.ask(query))
         tell(answers[-1])
     return Asked(answers=tuple(answers), times=tuple(times), tally=Tally.of(queries, answers), about=oracle.about)
