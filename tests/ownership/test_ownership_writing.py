@@ -221,6 +221,24 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_set_without_files_becomes_parquet(tmp_path):
+    """The embedded digits, and with them whatever comes from arrays or the hub."""
+    located = locate("digits", scratch=tmp_path / "set")
+    assert located.root == tmp_path / "set"
+    digits, again = load("digits"), load(str(tmp_path / "set"), cache=tmp_path / "cache")
+    assert again.fingerprint == digits.fingerprint
+
+
+def test_one_file_is_written_without_its_neighbours(tmp_path):
+    file = table(tmp_path / "set" / "mine.parquet", [coded(smooth(k), "PNG") for k in range(20)])
+    table(tmp_path / "set" / "other.parquet", [coded(smooth(k), "PNG") for k in range(4)])
+    data, marks, result = written(file, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.parquet"]
+    new = load(str(tmp_path / "out" / "mine.parquet"), cache=tmp_path / "c").train
+    assert new.fingerprint == marks.apply(data).fingerprint
+    assert len(result.images) == 6
+
+
 def test_places_are_in_the_order_of_the_rows(tmp_path):
     source = folder(tmp_path / "set")
     data = load(str(source), cache=tmp_path / "cache").train

@@ -1,11 +1,13 @@
 """Where the training images of a data set lie on disk, and writing the set again with a few of them replaced.
 
-Image folders and parquet files (those of the Hugging Face hub too, once they are on disk) keep everything else: other
-files and tables are copied byte for byte with their times; a table in which an image changes keeps its columns, schema,
-metadata, compression and row groups. The new set appears whole or not at all, beside the old one, never in its place.
+Image folders and parquet files keep everything else: other files and tables are copied byte for byte with their times;
+a table in which an image changes keeps its columns, schema, metadata, compression and row groups. Sets that are no such
+files (embedded, arrays, the Hugging Face hub) are written as parquet first, images and labels only. The new set appears
+whole or not at all, beside the old one, never in its place.
 """
 
 import contextlib
+import json
 import os
 import shutil
 from collections import defaultdict
@@ -20,8 +22,9 @@ import pyarrow.parquet as pq
 from mithridate.core.artefacts import disk_errors
 from mithridate.core.boundary import read_bytes, read_parquet
 from mithridate.core.errors import Misuse
-from mithridate.data._decoding import resize
+from mithridate.data._decoding import encode_png, resize
 from mithridate.data._parquet import image_column
+from mithridate.data._raw import RawSplit
 from mithridate.data.names import source_path
 from mithridate.data.sources import read_raw
 
@@ -51,32 +54,60 @@ class Located:
     Args:
         root: The folder below which all its files lie.
         places: Where each training image is, in the order of `load`.
+        single: The set is one file of that folder, which may hold other things.
     """
 
     root: Path
     places: tuple[Place, ...]
+    single: bool = False
 
 
-def locate(source: str) -> Located:
+def locate(source: str, *, scratch: Path | None = None) -> Located:
     """Return where the training images of a data set are.
 
+    Args:
+        source: As `data.sources.load` takes it.
+        scratch: A new folder to which a set without files of encoded images (embedded, arrays, the hub) is written
+            first, as parquet; None refuses such a set.
+
     Raises:
-        Misuse: MTH-1040, it is no image folder and no parquet file; or as `load` does.
+        Misuse: MTH-1040, the set is no image folder and no parquet file; or as `load` does.
     """
     raw = read_raw(source)
-    names = [raw.train.where(row) for row in range(len(raw.train))]
     if raw.record.get("kind") == "folder":
         root = source_path(source)
-        return Located(root, tuple(Place(root / name) for name in names))
+        return Located(root, tuple(Place(root / raw.train.where(row)) for row in range(len(raw.train))))
     if raw.record.get("kind") == "parquet":
-        split = [name.rsplit(", row ", 1) for name in names]
+        split = [raw.train.where(row).rsplit(", row ", 1) for row in range(len(raw.train))]
         places = tuple(Place(Path(file), int(row)) for file, row in split)
-        return Located(places[0].file.parent, places)
+        return Located(places[0].file.parent, places, single=source_path(source).is_file())
+    if scratch is not None:
+        scratch.mkdir(parents=True)
+        with disk_errors(scratch):
+            for part, name in ((raw.train, "train"), (raw.test, "test")):
+                _write_split(part, raw.classes, scratch / f"{name}.parquet")
+        return Located(scratch, tuple(Place(scratch / "train.parquet", row) for row in range(len(raw.train))))
     raise Misuse(
         "MTH-1040",
         f"{source} has no files that marked images could be written to",
-        hint="give an image folder, a parquet file or a folder of them; of a data set of the hub, its parquet files",
+        hint="give an image folder, a parquet file or a folder of them",
     )
+
+
+def _write_split(split: RawSplit, classes: tuple[str, ...], file: Path) -> None:
+    """Write a split as Hugging Face would: encoded images and numbered labels, named in the metadata."""
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(classes)}}
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    schema = pa.schema({"image": kind, "label": pa.int64()}, metadata=about)
+    start = 0
+    with pq.ParquetWriter(file, schema) as writer:
+        for batch in split.batches():
+            images = [item if isinstance(item, bytes) else encode_png(item) for item in batch]
+            cells = pa.array([{"bytes": image, "path": None} for image in images], kind)
+            labels = pa.array(split.labels[start : start + len(batch)], pa.int64())
+            writer.write_table(pa.table([cells, labels], schema=schema))
+            start += len(batch)
 
 
 def encoded(places: Sequence[Place]) -> Iterator[bytes]:
@@ -139,14 +170,12 @@ def write_changed(located: Located, changed: Mapping[Place, bytes], out: Path, *
 
 
 def _copy(located: Located, part: Path) -> None:
-    tables = {place.file for place in located.places if place.row is not None}
-    if tables and len(list(located.root.iterdir())) > len(tables) and located.root == next(iter(tables)).parent:
-        # a table among other files: the set is its parquet files, not the folder that they happen to lie in
-        part.mkdir(parents=True)
-        for file in sorted(located.root.glob("*.parquet")):
-            shutil.copy2(file, part / file.name)
+    if not located.single:
+        shutil.copytree(located.root, part)
         return
-    shutil.copytree(located.root, part)
+    part.mkdir(parents=True)
+    file = located.places[0].file
+    shutil.copy2(file, part / file.name)
 
 
 @contextlib.contextmanager

@@ -7,11 +7,12 @@
 An image whose file cannot hold the bound at any quality is left as it was, and the manifest says so. Images that were
 resized on import get their change enlarged (bilinear, which keeps its bound) onto the central square that was seen.
 
-Needs    the data set on disk as an image folder or parquet files, with encoded images.
+Needs    the data set as an image folder or parquet files with encoded images; others are written as parquet first.
 Promise  |decoded new file - decoded old file| <= epsilon in every pixel; every other file and cell is the same bytes.
 """
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,14 +146,40 @@ def write(
         tell: Told `done` and `key`.
 
     Raises:
-        Misuse: The source is not on disk in files, is not what was marked, or a path is taken.
+        Misuse: The source is not what was marked, or a path is taken.
         WorkError: The disk is full or not writable.
     """
     if to.manifest.exists():
         raise Misuse("MTH-1042", f"{to.manifest} exists already", hint="give a new file: it is the record of a marking")
     marked.apply(data)
-    located = locate(source)
-    places = _places(source, data, located)
+    to.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".marks-", dir=to.out.parent) as scratch:
+        located = locate(source, scratch=Path(scratch) / "set")
+        found = _written(located, _places(source, data, located), data, marked, keys, signal=signal, to=to, tell=tell)
+    document = {
+        "schema": "mithridate.marks/1",
+        "source": source,
+        **marked.to_json(),
+        "written": [asdict(image) for image in found.images],
+        "signal": [asdict(key) for key in found.keys],
+    }
+    write_atomic(to.manifest, as_json(document))
+    to.manifest.chmod(_PRIVATE)
+    return found
+
+
+def _written(
+    located: Located,
+    places: Sequence[Place],
+    data: Examples,
+    marked: Marked,
+    keys: Sequence[Key],
+    *,
+    signal: Signal,
+    to: Writing,
+    tell: Tell,
+) -> Written:
+    """Fit every key's images into their files, and write the set."""
     by_index = {key.index: key for key in keys}
     changed: dict[Place, bytes] = {}
     images: list[WrittenImage] = []
@@ -169,15 +196,6 @@ def write(
         fared.append(WrittenKey(index=mark.index, marked=mark.cosine, written=fit.cosine, grade=fit.grade))
         tell({"done": (place + 1) / len(marked.marks), "key": mark.index})
     write_changed(located, changed, to.out, whole=to.whole)
-    document = {
-        "schema": "mithridate.marks/1",
-        "source": source,
-        **marked.to_json(),
-        "written": [asdict(image) for image in images],
-        "signal": [asdict(key) for key in fared],
-    }
-    write_atomic(to.manifest, as_json(document))
-    to.manifest.chmod(_PRIVATE)
     return Written(images=tuple(images), keys=tuple(fared))
 
 
