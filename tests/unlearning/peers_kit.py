@@ -13,7 +13,7 @@ from mithridate.training.loop import train
 from mithridate.training.plan import Phase, Plan
 from mithridate.training.step import Step
 from mithridate.training.update import SGD, Triangle
-from mithridate.unlearning._base import Guard, HealKit
+from mithridate.unlearning._base import Guard, Healed, HealKit
 
 
 def toy(n: int = 96, *, classes: int = 4, seed: int = 0) -> Examples:
@@ -57,6 +57,18 @@ def kit_of(net: nn.Module, plan: Plan, **changes: object) -> HealKit:
         "guard": Guard(budget=1.0),
     }
     return HealKit(**{**found, **changes})
+
+
+def law_of_the_end(found: Healed) -> None:
+    """What a result says of itself is so: converged, or a word on what is missing."""
+    report, accuracies = found.report, found.report["accuracies"]
+    assert found.converged == (report["outcome"] in ("healed", "nothing to heal"))
+    assert found.converged or report["outcome"] in ("rolled back", "not forgotten", "not converged", "no trigger found")
+    if accuracies["suspects_after"] > 0.2 * accuracies["suspects_before"]:
+        assert not found.converged or report["outcome"] == "nothing to heal"
+        text = " ".join(found.warnings)
+        assert any(word in text for word in ("not forgotten", "left alone")), text
+    assert found.converged or found.warnings
 
 
 def digest(model: nn.Module) -> str:

@@ -12,7 +12,7 @@ from search_oracle import alpha_at, dampened, reference_search
 from torch import nn
 
 from mithridate.numerics.rng import generator
-from mithridate.unlearning._dampening import DampeningPath, Schedule, dampen
+from mithridate.unlearning._dampening import DampeningPath, Schedule, _largest, dampen
 from mithridate.unlearning._search import Rule, SuspectView, Trail, search
 from mithridate.unlearning.heal import as_examples
 
@@ -241,3 +241,33 @@ def test_bisection_finds_a_step_that_meets_the_rule_after_one_that_does_not(seed
 
 def test_the_oracle_interpolates_as_numpy_does():
     assert float(np.percentile(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), 90)) == pytest.approx(4.6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    length=st.sampled_from([1, 7, 20_000]),
+    share=st.floats(0.0, 1.0),
+    levels=st.sampled_from([3, 10**6]),
+)
+def test_the_largest_are_those_of_a_full_sort(seed, length, share, levels):
+    """With few levels most numbers are equal; infinite and missing ones are among them."""
+    ratio = torch.randint(levels, (length,), generator=generator(seed, "ratio")).float()
+    ratio[::5] = math.inf
+    ratio[1::5] = -1.0
+    count = round(share * length)
+    values, order = _largest(ratio, count)
+    assert len(values) >= count
+    assert torch.equal(values, ratio.sort(descending=True).values[: len(values)])
+    assert torch.equal(values, ratio[order])
+    assert len(order.unique()) == len(order)
+
+
+def test_a_path_prepares_no_more_steps_than_may_be_asked_for():
+    net, forget, keep, _ = net_of(1, zeros=0.1)
+    schedule = Schedule(start=0.01, factor=1.1)
+    free = DampeningPath(copy.deepcopy(net), forget, keep, schedule)
+    bound = DampeningPath(copy.deepcopy(net), forget, keep, schedule, tries=20)
+    assert [bound.threshold(step) for step in range(20)] == [free.threshold(step) for step in range(20)]
+    assert len(bound._top) < len(free._top)
+    assert bound.threshold(40) == free.threshold(40)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from healing_kit import TARGET, poisoned
+from peers_kit import law_of_the_end
 from torch import nn
 
 import mithridate
@@ -17,7 +18,7 @@ from mithridate.numerics.shelf import FileShelf
 from mithridate.unlearning import _measuring
 from mithridate.unlearning._base import Guard, HealKit
 from mithridate.unlearning.cleaning import clean
-from mithridate.unlearning.heal import named_healer
+from mithridate.unlearning.heal import as_examples, named_healer
 from mithridate.unlearning.undo import Undo
 from mithridate.unlearning.xlf import Xlf
 
@@ -85,6 +86,7 @@ def test_every_method_undoes_what_it_did_and_repeats_itself(kit, method, tmp_pat
     assert first.report["method"] == method
     assert first.report.keys() >= KEYS
     json.dumps(first.report)
+    law_of_the_end(first)
     first.undo.save(tmp_path / "undo.safetensors")
     Undo.load(tmp_path / "undo.safetensors").apply(first.model)
     assert same(first.model, given)
@@ -207,27 +209,43 @@ class StopError(Exception):
     """Stands for Ctrl-C."""
 
 
-@pytest.mark.parametrize("what", ["importance of the reference", "search"])
-def test_interrupted_work_goes_on_to_the_same_end(kit, tmp_path, monkeypatch, what):
+@pytest.mark.parametrize(
+    ("what", "search"),
+    [
+        ("importance of the suspects", "bisect"),
+        ("importance of the reference", "bisect"),
+        ("search", "bisect"),
+        ("search", "walk"),
+    ],
+)
+def test_interrupted_work_goes_on_to_the_same_end(kit, tmp_path, monkeypatch, what, search):
+    after = {
+        "importance of the suspects": 2,
+        "importance of the reference": 4,
+        "search": 4 if search == "bisect" else 40,
+    }
+    if what == "importance of the suspects":  # more than one batch of them
+        monkeypatch.setattr(_measuring, "_AT_ONCE", 4)
+    healer = Xlf(search=search)
     monkeypatch.setattr(_measuring, "SECONDS_BETWEEN", 0.0)
     words: list[str] = []
 
     def stop(word):
         words.append(word["what"])
-        if words.count(what) == 4:
+        if words.count(what) == after[what]:
             raise StopError
 
-    want = Xlf().heal(kit, seed=0)
+    want = healer.heal(kit, seed=0)
     shelf = FileShelf(tmp_path / "unfinished.safetensors")
     with pytest.raises(StopError):
-        Xlf().heal(changed(kit, shelf=shelf, progress=stop), seed=0)
+        healer.heal(changed(kit, shelf=shelf, progress=stop), seed=0)
     again: list[str] = []
-    healed = Xlf().heal(changed(kit, shelf=shelf, progress=lambda word: again.append(word["what"])), seed=0)
+    healed = healer.heal(changed(kit, shelf=shelf, progress=lambda word: again.append(word["what"])), seed=0)
     assert same(healed.model, bits(want.model))
     assert healed.report["steps"] == want.report["steps"]
-    assert "importance of the suspects" not in again
+    assert what == "importance of the suspects" or "importance of the suspects" not in again
     full: list[str] = []
-    other = Xlf(rho=0.3)  # other work does not go on with this
+    other = Xlf(rho=0.3, search=search)  # other work does not go on with this
     other.heal(changed(kit, shelf=shelf, progress=lambda word: full.append(word["what"])), seed=0)
     assert "importance of the suspects" in full
     assert again.count(what) < full.count(what)
@@ -238,6 +256,32 @@ def broken(model):
     with torch.no_grad():
         next(model.parameters())[0, 0] = math.nan
     return model
+
+
+def frozen(model):
+    return copy.deepcopy(model).requires_grad_(False)
+
+
+class Odd(nn.Module):
+    """What other people's networks do with images that they do not know."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.layer(x.flatten(1))
+        if self.what == "an index":
+            return logits.sum(5)
+        assert self.what != "an assertion", "images of 8 pixels"
+        return logits.mean(0, keepdim=True) if self.what == "one row" else logits / torch.zeros(())
+
+
+def test_half_precision_is_told_what_to_do(kit):
+    with pytest.raises(Misuse) as caught:
+        mithridate.heal(copy.deepcopy(kit.model).half(), kit.suspects, kit.reference)
+    assert "model.float()" in caught.value.hint
 
 
 def refused(kit):
@@ -256,9 +300,30 @@ def refused(kit):
         "fewer labels": ("MTH-0241", lambda: mithridate.heal(model, (images, labels[:3]), reference)),
         "label 12": ("MTH-0828", lambda: mithridate.heal(model, (images, labels + 12), reference)),
         "label -1": ("MTH-0242", lambda: mithridate.heal(model, (images, labels - 1), reference)),
+        "label 12 in the reference": (
+            "MTH-0828",
+            lambda: mithridate.heal(model, kit.suspects, (images, labels + 12)),
+        ),
+        "label 12 in the guard's data": (
+            "MTH-0828",
+            lambda: mithridate.heal(
+                model, kit.suspects, reference, guard=Guard(data=as_examples((images, labels + 12), "guard"))
+            ),
+        ),
         "NaN": ("MTH-0826", lambda: mithridate.heal(broken(model), kit.suspects, reference)),
         "other channels": ("MTH-0827", lambda: mithridate.heal(nn.Conv2d(3, 4, 3), kit.suspects, reference)),
         "no logits": ("MTH-0827", lambda: mithridate.heal(nn.Conv2d(1, 4, 3), kit.suspects, reference)),
+        "one logit": (
+            "MTH-0827",
+            lambda: mithridate.heal(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), kit.suspects, reference),
+        ),
+        "one row for all": ("MTH-0827", lambda: mithridate.heal(Odd("one row"), kit.suspects, reference)),
+        "an index": ("MTH-0827", lambda: mithridate.heal(Odd("an index"), kit.suspects, reference)),
+        "an assertion": ("MTH-0827", lambda: mithridate.heal(Odd("an assertion"), kit.suspects, reference)),
+        "NaN logits": ("MTH-0826", lambda: mithridate.heal(Odd("NaN"), kit.suspects, reference)),
+        "half": ("MTH-0827", lambda: mithridate.heal(copy.deepcopy(model).half(), kit.suspects, reference)),
+        "frozen": ("MTH-0832", lambda: mithridate.heal(frozen(model), kit.suspects, reference)),
+        "frozen for jit": ("MTH-0832", lambda: mithridate.heal(frozen(model), kit.suspects, reference, "jit")),
         "no parameters": ("MTH-0827", lambda: mithridate.heal(nn.Flatten(), kit.suspects, reference)),
         "budget": ("MTH-0822", lambda: Guard(budget=1.5)),
         "rate": ("MTH-0822", lambda: changed(kit, poison_rate=-0.1)),

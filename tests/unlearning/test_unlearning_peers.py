@@ -6,17 +6,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peers_kit import POISONS, digest, kit_of, plan_of, poisoned, toy
+from peers_kit import POISONS, digest, kit_of, law_of_the_end, plan_of, poisoned, toy
 
 from mithridate.core.errors import Misuse
 from mithridate.training.loop import train
 from mithridate.unlearning._base import Guard
+from mithridate.unlearning._frame import begin
 from mithridate.unlearning._layers import blocks
+from mithridate.unlearning._settling import settle
 from mithridate.unlearning.heal import heal, named_healer
+from mithridate.unlearning.names import HEALERS
 
 SMALL: dict[str, dict[str, object]] = {
     "abl": {"early": 1, "ascent": 1},
     "anp": {"steps": 3, "batch": 32, "lr": 2.0, "threshold": 0.9},
+    "clp": {"u": 0.5},
     "bad-teacher": {"epochs": 1, "batch": 32},
     "fine-pruning": {"epochs": 1, "batch": 32},
     "i-bau": {"rounds": 1, "batch": 32, "inner_steps": 5},
@@ -48,9 +52,10 @@ def test_every_peer_keeps_the_laws(case, name):
     assert [m.training for m in net.modules()] == modes
     assert [p.requires_grad for p in net.parameters()] == wishes
     assert digest(first.model) == digest(second.model) != before
-    if name != "anp":  # its masks depend on the seed; which of them are low need not
+    if name not in ("anp", "clp"):  # the one's masks depend on the seed, but not which are low; the other draws nothing
         assert digest(healer.heal(kit, seed=6).model) != digest(first.model)
     assert first.report["method"] == name
+    law_of_the_end(first)
     json.dumps(dict(first.report))
     first.undo.apply(first.model)
     assert digest(first.model) == before
@@ -64,6 +69,7 @@ def test_over_budget_every_peer_goes_back_to_what_holds(case, name):
     kit = kit_of(damaged, plan, guard=Guard(data=plan.data.select(range(12)), trusted=True, budget=0.0))
     found = named_healer(name, **SMALL[name]).heal(kit, seed=1)
     assert found.report["guard"]["held"]
+    law_of_the_end(found)
     if found.report["outcome"] == "rolled back":
         assert not found.converged
 
@@ -149,3 +155,43 @@ def test_a_last_batch_of_one_is_left_out():
     kit = kit_of(net, plan_of(data), training=None, suspects=data.select([0]), reference=data)
     found = named_healer("fine-tune", epochs=2, batch=32).heal(kit, seed=0)
     assert found.report["steps"] == 6
+
+
+def test_every_healer_is_under_these_laws_or_those_of_the_search():
+    assert set(HEALERS.names()) == SMALL.keys() | {"xlf", "lfssd", "ssd", "ssd-fixed", "ssd-grid", "assd", "jit"}
+
+
+@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"abl", "retrain", "neural-cleanse"}))
+def test_a_reference_of_one_class_is_borne(case, name):
+    net, plan = case
+    ones = (plan.data.labels == 1).nonzero().flatten()
+    guard = Guard(budget=0.05)
+    found = named_healer(name, **SMALL[name]).heal(
+        kit_of(net, plan, reference=plan.data.select(ones), guard=guard), seed=0
+    )
+    assert found.report["accuracies"]["class_changes"].keys() == {"b"}
+    assert found.report["guard"]["held"]
+    law_of_the_end(found)
+
+
+@pytest.mark.parametrize("guard", [None, Guard(budget=1.0)])
+def test_weights_that_diverge_are_not_called_healed(case, guard):
+    """With NaN no suspect is predicted as found, which looks like success."""
+    net, plan = case
+    healer = named_healer("i-bau", lr=1e3, batch=32, inner_steps=3)
+    found = healer.heal(kit_of(net, plan, guard=guard), seed=0)
+    assert found.report["outcome"] == "rolled back"
+    assert digest(found.model) == digest(net)
+    assert any("diverged" in text for text in found.warnings)
+    law_of_the_end(found)
+
+
+def test_a_network_that_overflows_is_not_called_healed(case):
+    net, plan = case
+    session = begin(kit_of(net, plan, guard=None))
+    with torch.no_grad():
+        session.model.net.head.weight.mul_(1e30)
+        session.model.net.norms[2].weight.mul_(1e30)
+    found = settle(session, session.model, method="any")
+    assert found.report["outcome"] == "rolled back"
+    assert digest(found.model) == digest(net)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mithridate.unlearning._base import Healed
-from mithridate.unlearning._frame import Session, accuracy, finish
+from mithridate.unlearning._frame import Session, accuracy, finish, predictions
 from mithridate.unlearning._layers import overwrite, tensors
 
 FORGOTTEN = 0.2
@@ -40,13 +40,15 @@ def settle(
     """
     watch, before, outcome = session.watch, session.suspects_before, ""
     found = dict(details or {})
-    whole = sound(model)
+    whole = sound(model) and bool((predictions(model, session.kit.suspects) >= 0).all())
     if not whole or not watch.allows(model):
         outcome = "rolled back"
         found["lost_before_roll_back"] = lost = watch.loss(model)
         why = f"it lost {lost:.1%} on the guard's data, over the budget of {watch.budget:.1%}"
         back = "the given model" if within is None else "the last state within budget"
-        session.warn(f"{method} went too far: {why if whole else 'its weights diverged'}; what is returned is {back}")
+        session.warn(
+            f"{method} went too far: {why if whole else 'its weights or outputs diverged'}; what is returned is {back}"
+        )
         model = session.fresh()
         if within is not None:
             overwrite(model, within)
