@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from ownership_case import (
@@ -23,9 +24,8 @@ from ownership_case import (
 
 from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.ownership import certificate as certificates
-from mithridate.ownership import checking
+from mithridate.ownership import checking, merkle
 from mithridate.ownership import diary as diaries
-from mithridate.ownership import merkle
 from mithridate.ownership.canonical import canonical
 from mithridate.ownership.certificate import issue, to_sign, weigh, write
 from mithridate.ownership.checking import check, check_bytes, check_file, revealed_keys
@@ -561,3 +561,11 @@ def test_checking_needs_no_torch(tmp_path, good):
         "assert not {'torch', 'scipy', 'PIL'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_certificate_of_old_is_still_valid():
+    """Issued when the protocol was written; whoever changes what is recomputed breaks all certificates."""
+    report = check_file(Path(__file__).with_name("golden_certificate.json"), authorities=[AUTHORITY])
+    assert report.reasons == ()
+    assert (report.evidence.hits, report.evidence.p_value) == (2, Fraction(44, 125))
+    assert report.evidence.adjusted == 1

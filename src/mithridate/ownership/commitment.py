@@ -44,7 +44,7 @@ class Commitment:
 
     Args:
         spec: What keys look like, and how models are asked.
-        data: The `data_hash` of the data set before it was marked.
+        data: The sha256 that stands for the data before they were marked: `Examples.fingerprint`.
         classes: The `class_hash` of its class names, in the order of the labels.
         alpha: The level at which ownership counts as shown, exact.
         dispute: How many keys one test asks about; it divides the number of keys.
@@ -165,7 +165,7 @@ def commit(
     Args:
         secret: The owner's.
         spec: What keys look like, and how models are asked.
-        data: The `data_hash` of the data set.
+        data: The sha256 that stands for the data before they are marked: `Examples.fingerprint`.
         classes: Its class names, in the order of the labels.
         alpha: The level; a float means the decimal number that is printed for it.
         dispute: How many keys one test asks about; None asks about all.
@@ -200,21 +200,6 @@ def class_hash(classes: Sequence[str]) -> str:
     if twice is not None:
         raise Misuse("MTH-1006", f"the class {twice!r} is there twice; a label must mean one class")
     return tagged("classes", canonical(names)).hex()
-
-
-def data_hash(items: Mapping[str, str]) -> str:
-    """Return the hash of a data set: of each item's name and the sha256 of its bytes, in any order.
-
-    Args:
-        items: The sha256, hexadecimal, of each file by its path relative to the data set, or of each row by its number.
-
-    Raises:
-        Misuse: MTH-1006 for no items, or what is no sha256.
-    """
-    bad = next((name for name, digest in items.items() if not is_hash(digest)), None)
-    if not items or bad is not None:
-        raise Misuse("MTH-1006", f"a data set is hashed by the sha256 of its items; got {len(items)}, bad: {bad!r}")
-    return tagged("data", canonical(dict(items))).hex()
 
 
 def _exact(alpha: float | str | Fraction) -> Fraction:
