@@ -90,7 +90,7 @@ def test_backdoor_watermarks_are_learned(digits, plan, clean):
 
 def test_radioactive_data_show_in_the_weights(digits, plan, clean):
     secret = carriers(10, 32, seed=9)
-    config = Radioactive(budget=0.5, epsilon=0.2, steps=30, step=0.03)
+    config = Radioactive(budget=len(digits.train), epsilon=0.2, steps=30, step=0.03)
     data = make_radioactive(digits.train, clean, secret, config)
     change = (
         data.images.gather(torch.arange(len(data))).int() - digits.train.images.gather(torch.arange(len(data))).int()

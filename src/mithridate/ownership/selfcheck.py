@@ -13,6 +13,7 @@ Cost     one training for each victim.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -153,13 +154,13 @@ def selfcheck(
             tell({"done": len(trials) / (2 * how.victims), "guilty": guilty, "hits": hits})
     rate = sum(each.hits for each in trials if each.guilty) / (how.victims * len(keys))
     low, _ = wilson_bounds(rate, len(keys))
-    law = {"topk": how.topk, "classes": classes}
+    test_of = partial(power, len(keys), topk=how.topk, classes=classes, alpha=how.alpha)
     return SelfCheck(
         trials=tuple(trials),
         keys=len(keys),
-        needed=hits_needed(len(keys), **law, alpha=how.alpha),
+        needed=hits_needed(len(keys), topk=how.topk, classes=classes, alpha=how.alpha),
         hit_rate=rate,
-        power=power(len(keys), **law, hit_rate=rate, alpha=how.alpha),
-        power_low=power(len(keys), **law, hit_rate=low, alpha=how.alpha),
+        power=test_of(hit_rate=rate),
+        power_low=test_of(hit_rate=low),
         alpha=how.alpha,
     )
