@@ -3,10 +3,14 @@
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from mithridate.audit.verifying import target_of, verdict
+from mithridate.audit.verifying import reconstructed, target_of, verdict
 from mithridate.core.errors import Misuse
 from mithridate.core.verdicts import Gate, Status
+from mithridate.data.examples import Examples
+from mithridate.data.stores import ResidentStore
 from mithridate.evaluation.backdoor import Count
 
 
@@ -49,6 +53,48 @@ def test_a_healer_that_stopped_early_may_have_healed_all_the_same() -> None:
     outcome = verdict(found, gate=Gate.parse("asr<0.2"), budget=0.03, converged=False)
     assert outcome.status is Status.PASS
     assert any("did not reach its aim" in reason for reason in outcome.reasons)
+
+
+def test_a_reconstruction_that_still_works_may_be_a_natural_one() -> None:
+    found = {"before": side(190), "after": side(180), "classes": ["a", "b"], "certain": False}
+    outcome = verdict(found, gate=Gate.parse("asr<0.2"), budget=0.03)
+    assert outcome.status is Status.INCONCLUSIVE
+    assert any("natural" in reason for reason in outcome.reasons)
+    assert verdict({**found, "certain": True}, gate=Gate.parse("asr<0.2"), budget=0.03).status is Status.FAIL
+    assert verdict({**found, "after": side(10)}, gate=Gate.parse("asr<0.2"), budget=0.03).status is Status.PASS
+    harmed = {**found, "after": side(180, clean=150)}
+    assert verdict(harmed, gate=Gate.parse("asr<0.2"), budget=0.03).status is Status.FAIL
+
+
+class Stripes(nn.Module):
+    """The brightest of four stripes wins, unless the last pixel is white and there is a door: then class 2."""
+
+    def __init__(self, door: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.door = door
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stripes = x.mean((1, 3)).unflatten(1, (4, 2)).mean(2)
+        return self.scale * (stripes + self.door * nn.functional.one_hot(torch.tensor(2), 4) * x[:, 0, -1, -1, None])
+
+
+def striped() -> Examples:
+    gen = torch.Generator().manual_seed(0)
+    labels = torch.arange(120) % 4
+    x = 0.3 * torch.rand(120, 1, 8, 8, generator=gen)
+    x[torch.arange(120), 0, 2 * labels] += 0.5
+    pixels = (255 * x).round().to(torch.uint8)
+    return Examples("stripes", ResidentStore(pixels), labels, tuple("abcd"))
+
+
+def test_the_trigger_that_alone_has_ceased_to_work_is_the_one_that_was_planted() -> None:
+    data, before = striped(), Stripes(2.0)
+    probe = reconstructed(before, data, seed=0, after=Stripes(0.0))
+    assert probe is not None
+    assert probe.target == 2
+    natural = reconstructed(Stripes(0.0), data, seed=0, after=Stripes(0.0))
+    assert natural is None or natural.certain
 
 
 def test_classes_by_name_or_number() -> None:

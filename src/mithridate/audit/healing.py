@@ -249,6 +249,7 @@ def both(
         "after": measured(after, test, probe, poisons=poisons, suspects=suspects),
         "target_class": None if probe is None else probe.target,
         "trigger_name": None if probe is None else probe.trigger.name,
+        "certain": probe is None or probe.certain,
         "classes": list(test.classes),
         "tested": len(test),
     }

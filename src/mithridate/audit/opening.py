@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from torch import nn
+
 from mithridate.audit.healing import check_data
 from mithridate.audit.verifying import Probe, probe_of_png, reconstructed, target_of
 from mithridate.core.errors import Misuse
@@ -121,7 +123,13 @@ def healed_of(before: Opened, path: Path, *, device: str = "cpu") -> Classifier:
 
 
 def probe_of(
-    opened: Opened, png: Path | None, target: str | None, *, seed: int, tell: Tell = silent
+    opened: Opened,
+    png: Path | None,
+    target: str | None,
+    *,
+    seed: int,
+    after: nn.Module | None = None,
+    tell: Tell = silent,
 ) -> tuple[Probe | None, str]:
     """Return a trigger and whether it was `given`, `reconstructed` or is `unknown`.
 
@@ -130,6 +138,7 @@ def probe_of(
         png: An image of the trigger; else the pack's is taken, else one is reconstructed.
         target: The class that it stands for, by name or number.
         seed: For the reconstruction.
+        after: The model after healing, which tells a natural trigger from one that was planted.
         tell: Told how far it is.
     """
     test = opened.data.test
@@ -138,5 +147,5 @@ def probe_of(
     if opened.probe is not None:
         return opened.probe, "given"
     label = None if target is None else target_of(target, test.classes)
-    probe = reconstructed(opened.model, opened.train, seed=seed, label=label, tell=tell)
+    probe = reconstructed(opened.model, opened.train, seed=seed, label=label, after=after, tell=tell)
     return probe, "unknown" if probe is None else "reconstructed"

@@ -34,8 +34,9 @@ def verify_heal(
 ) -> None:
     """Compare two models on held-out images, with and without the trigger.
 
-    Without --trigger and --pack a trigger is reconstructed from the model before. Exit code: 0 healed, 1 not healed,
-    3 inconclusive: the trigger did not work before either, or none was found.
+    Without --trigger and --pack a trigger is reconstructed from the model before: the smallest of all classes' if it is
+    an outlier, else the one that alone has ceased to work. Exit code: 0 healed, 1 not healed, 3 inconclusive: the
+    trigger did not work before either, may be a natural one, or none was found.
     """
     from mithridate.core.units import parse_rate
     from mithridate.core.verdicts import Gate
@@ -46,12 +47,19 @@ def verify_heal(
     check_model_path(after)
     opened = options.opened(before, data)
     from mithridate.audit.healing import both
+    from mithridate.audit.healing_demo import shown
     from mithridate.audit.healing_report import class_table, outcome_table, plain_verdict, rates
     from mithridate.audit.opening import healed_of, probe_of
     from mithridate.audit.verifying import verdict
+    from mithridate.core.pool import silent
 
     healed = healed_of(opened, after, device=options.device)
-    probe, origin = probe_of(opened, known.trigger, known.target, seed=options.seed)
+    progress = session.progress()
+    tell = (
+        shown(progress, "reconstruction of the trigger") if known.trigger is None and opened.probe is None else silent
+    )
+    probe, origin = probe_of(opened, known.trigger, known.target, seed=options.seed, after=healed, tell=tell)
+    progress.close()
     found = both(opened.model, healed, opened.data.test, probe, poisons=opened.poisons)
     outcome = verdict(found, gate=judged, budget=allowed)
     document = {
