@@ -28,7 +28,7 @@ from mithridate.data.sources import DataSet, load
 from mithridate.models.saved import describe, load_model
 from mithridate.ownership.marking import Marked, Marking, Signal, mark
 from mithridate.ownership.secret import Secret
-from mithridate.ownership.selfcheck import SelfCheck, selfcheck
+from mithridate.ownership.selfcheck import Inquiry, SelfCheck, selfcheck
 from mithridate.ownership.writing import Writing, write
 from mithridate.training.contracts import Options, augmentation, contract
 from mithridate.training.loop import train
@@ -301,10 +301,8 @@ def try_marks(
         replace(plan, data=data.train),
         marked,
         owned.keys,
+        Inquiry(victims=trying.victims, topk=spec.topk, alpha=float(committed.commitment.alpha)),
         test=data.test,
-        victims=trying.victims,
-        topk=spec.topk,
-        alpha=float(committed.commitment.alpha),
         seed=address(seed, "victims"),
         tell=_tell(progress),
     )
