@@ -154,7 +154,7 @@ def test_a_list_by_hand_is_as_good_as_a_table(run: Run, here: Path, found: tuple
 
 
 def test_retraining_follows_the_recipe_that_is_named(run: Run, here: Path) -> None:
-    words = (*HEAL[:3], "some.parquet", *HEAL[4:-1], "--trigger", "patch.png", "--method", "retrain", "--json")
+    words = (*HEAL[:3], "some.parquet", *HEAL[4:], "--no-clean", "--trigger", "patch.png", "--method", "retrain")
     assert code(run, *words) == "MTH-0840"
     assert code(run, *words, "--recipe", "digits-mlp41") == "MTH-0101"
     assert code(run, *words, "--recipe", "digits-mlp40:epoch=1") == "MTH-0125"

@@ -37,6 +37,8 @@ from mithridate.unlearning.heal import named_healer
 
 DEFAULT_GATE = "asr<0.2"
 """What a healed model meets, as a bound of its interval: the share that the search aims at on the suspects."""
+UNFINISHED = "cells/unfinished-heal.safetensors"
+"""Where a search under way is kept in the run folder."""
 Record = dict[str, Any]
 
 
@@ -211,7 +213,7 @@ class Worker:
 
     def _heal(self, tell: Tell) -> Record:
         kept = Ledger(self.folder / "ledger.jsonl").records()["clean"]
-        shelf = FileShelf(self.folder / "cells" / "unfinished-heal.safetensors")
+        shelf = FileShelf(self.folder / UNFINISHED)
         with disk_errors(self.folder):
             shelf.path.parent.mkdir(exist_ok=True)
         kit = self._kit(tell)

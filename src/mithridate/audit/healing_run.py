@@ -5,16 +5,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mithridate.audit.healing import Case, Record, Request, Worker, check_case
+from mithridate.audit.healing import UNFINISHED, Case, Record, Request, Worker, check_case
 from mithridate.audit.healing_report import document_of
 from mithridate.audit.session import claim, seconds_worked, work_off, write_manifest
 from mithridate.core.artefacts import as_json, disk_errors, write_atomic
+from mithridate.core.errors import Misuse
 from mithridate.core.events import NullProgress, Progress
 from mithridate.core.ledger import Ledger
 from mithridate.core.pool import Job
 from mithridate.core.verdicts import Gate
 from mithridate.report.html import render_html
 from mithridate.report.text import render_markdown
+
+_CLAIM = "healing.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +43,7 @@ def run_healing(
         folder.mkdir(parents=True, exist_ok=True)
     names = ("clean", "heal", "verify") if len(case.suspects.found) else ()
     jobs = [Job(name, names[max(0, place - 1) : place]) for place, name in enumerate(names)]
-    with Ledger(folder / "ledger.jsonl").open() as ledger:
-        named = hashlib.sha256(repr(case.suspects.found.tolist()).encode()).hexdigest()
-        what = {"model": case.suspects.model, "data": case.suspects.data, "suspects": named}
-        claim(folder / "healing.json", {**asdict(request), **what})
-        work_off(
-            jobs,
-            Worker(case=case, request=request, folder=folder),
-            folder=folder,
-            ledger=ledger,
-            workers=1,
-            progress=progress or NullProgress(),
-            title=f"healing by {request.method}",
-            command=command,
-        )
-        records = ledger.records()
+    records = _worked_off(case, request, folder, jobs, progress or NullProgress(), command)
     document = document_of(case, request, records, command=command, folder=folder)
     document["timing"] = {"seconds": seconds_worked(folder), "estimate_seconds": None}
     write_reports(document, folder, seed=request.seed)
@@ -67,3 +56,39 @@ def write_reports(document: Record, folder: Path, *, seed: int) -> None:
     write_atomic(folder / "report.html", render_html(document).encode())
     write_atomic(folder / "report.md", render_markdown(document).encode())
     write_manifest(folder, ("report.json", "report.html", "report.md"), seed=seed)
+
+
+def _worked_off(
+    case: Case, request: Request, folder: Path, jobs: list[Job], progress: Progress, command: str
+) -> Mapping[str, Record]:
+    refused = False
+    try:
+        with Ledger(folder / "ledger.jsonl").open() as ledger:
+            named = hashlib.sha256(repr(case.suspects.found.tolist()).encode()).hexdigest()
+            what = {"model": case.suspects.model, "data": case.suspects.data, "suspects": named}
+            claim(folder / _CLAIM, {**asdict(request), **what})
+            try:
+                work_off(
+                    jobs,
+                    Worker(case=case, request=request, folder=folder),
+                    folder=folder,
+                    ledger=ledger,
+                    workers=1,
+                    progress=progress,
+                    title=f"healing by {request.method}",
+                    command=command,
+                )
+            except Misuse:
+                refused = "heal" not in ledger.records()
+                raise
+            return ledger.records()
+    finally:
+        if refused:
+            _released(folder)
+
+
+def _released(folder: Path) -> None:
+    """Let another request have the folder, after one that was refused before it had healed anything."""
+    (folder / _CLAIM).unlink(missing_ok=True)
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    write_atomic(folder / "ledger.jsonl", b"")
