@@ -25,7 +25,7 @@ def test_the_verbs() -> None:
         *("scan", "heal", "verify-heal"),
         *("report", "status"),
         *("explain", "list", "doctor"),
-        "byzantine",
+        *("byzantine", "own"),
     ) == VERBS
 
 

@@ -16,6 +16,7 @@ from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.ownership import merkle
 from mithridate.ownership.commitment import NO_BEACON, Commitment, class_hash, commit
 from mithridate.ownership.keys import Key, KeySpec, derive, subseed
+from mithridate.ownership.planning import hits_needed
 from mithridate.ownership.secret import Secret
 from mithridate.ownership.timestamp import write_request
 
@@ -266,6 +267,18 @@ def open_owned(secret: Path, commitment: Path, beacon: str | None = None) -> Own
     """
     committed = Committed.read(commitment)
     return Owned(secret=Secret.read(secret), committed=committed, beacon=read_beacon(beacon))
+
+
+def said_of_test(commitment: Commitment) -> str:
+    """Return what the test of a commitment needs, in words: an owner should not publish one that can show nothing."""
+    spec, keys = commitment.spec, commitment.dispute
+    needed = hits_needed(keys, topk=spec.topk, classes=spec.classes, alpha=commitment.alpha)
+    if needed is None:
+        return (
+            f"warning: even {keys} hits of {keys} would not reach the level {float(commitment.alpha):g}, so this test "
+            "can show nothing; take more keys (`mithridate own plan`)"
+        )
+    return f"the first verification shows ownership from {needed} hits of {keys} on"
 
 
 def check_data(committed: Committed, fingerprint: str, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,9 +23,8 @@ app = typer.Typer(
 )
 
 
-@app.callback(invoke_without_command=True)
 def own(
-    ctx: typer.Context,
+    ctx: Any,
     demo: Annotated[
         bool, typer.Option("--demo", help="Mark the embedded digits, train an innocent and a guilty model, ask both.")
     ] = False,
@@ -44,6 +43,11 @@ def own(
         session.text(ctx.get_help())
         return
     _demo(session, out or DEFAULT_DEMO, seed)
+
+
+# Typer hands over a context of a private class of its own to whoever asks for a `typer.Context`.
+own.__annotations__["ctx"] = typer.Context
+app.callback(invoke_without_command=True)(own)
 
 
 def _demo(session: Session, folder: Path, seed: int) -> None:

@@ -80,7 +80,7 @@ def commit(
             hint="the answer of the authority is given to `mithridate own verify`",
         )
     choice = read.choice(dataset)
-    from mithridate.audit.owning import Committed, check_new, make_commitment
+    from mithridate.audit.owning import Committed, check_new, make_commitment, said_of_test
     from mithridate.ownership.secret import Secret
 
     check_new(*Committed.files(out, request=timestamp == "request"))
@@ -103,6 +103,7 @@ def commit(
     ]
     if timestamp == "request":
         lines.append(f"send {written[-1]} to a timestamp authority (RFC 3161) and keep its answer, {out.stem}.tsr")
+    lines.append(said_of_test(found))
     if found.beacon == "none":
         lines.append(
             "note: without a beacon, certificates also state the p-value for those who think that many secrets were "

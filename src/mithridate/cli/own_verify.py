@@ -175,7 +175,7 @@ def verify(
         document,
         found.verdict.sentence,
         *found.verdict.reasons,
-        figures_view({"": document}),
+        figures_view({"this model": document}),
         *(f"note: {caveat}" for caveat in found.report.caveats),
         f"certificate: {path}",
         f"anybody checks it with: {command('own', 'check', path_word(path))}",
@@ -233,7 +233,7 @@ def check(
     views: list[object] = [f"The certificate is {'valid' if report.valid else 'NOT valid'}."]
     views += [f"reason: {reason}" for reason in report.reasons]
     if report.evidence is not None:
-        views.append(figures_view({"": document}))
+        views.append(figures_view({"this model": document}))
     if report.valid:
         says = "shows" if report.shown else "does not show"
         views.append(f"It {says} at the committed level that the model depends on the marked data.")
