@@ -212,6 +212,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(Misuse, match="MTH-1042"):
         to = Writing(out=source / "inside", manifest=tmp_path / "m.json")
         write(str(source), data, marks, chosen, signal=signal, to=to)
+    assert not (tmp_path / "m.json").exists()
     with pytest.raises(Misuse, match="MTH-1040"):
         locate("digits")
     (source / "cat" / "another.png").write_bytes(coded(smooth(77), "PNG"))

@@ -11,9 +11,11 @@ Needs    the data set as an image folder or parquet files with encoded images; o
 Promise  |decoded new file - decoded old file| <= epsilon in every pixel; every other file and cell is the same bytes.
 """
 
+import contextlib
 import hashlib
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mithridate.core.artefacts import as_json, write_atomic
+from mithridate.core.artefacts import as_json, disk_errors
 from mithridate.core.boundary import decode_image
 from mithridate.core.errors import Misuse
 from mithridate.core.pool import Tell, silent
@@ -155,31 +157,49 @@ def write(
     to.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".marks-", dir=to.out.parent) as scratch:
         located = locate(source, scratch=Path(scratch) / "set")
-        found = _written(located, _places(source, data, located), data, marked, keys, signal=signal, to=to, tell=tell)
-    document = {
-        "schema": "mithridate.marks/1",
-        "source": source,
-        **marked.to_json(),
-        "written": [asdict(image) for image in found.images],
-        "signal": [asdict(key) for key in found.keys],
-    }
-    write_atomic(to.manifest, as_json(document))
-    to.manifest.chmod(_PRIVATE)
+        changed, found = _fitted(located, _places(source, data, located), data, marked, keys, signal, to.keep, tell)
+        document = {
+            "schema": "mithridate.marks/1",
+            "source": source,
+            **marked.to_json(),
+            "written": [asdict(image) for image in found.images],
+            "signal": [asdict(key) for key in found.keys],
+        }
+        # The manifest first: marked data without it would be marked for nothing.
+        with _private_file(to.manifest, as_json(document)):
+            write_changed(located, changed, to.out, whole=to.whole)
     return found
 
 
-def _written(
+@contextlib.contextmanager
+def _private_file(path: Path, data: bytes) -> Iterator[None]:
+    """Write a new file that only its owner may read; it goes again if what follows fails."""
+    with disk_errors(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            path.unlink(missing_ok=True)
+
+
+def _fitted(
     located: Located,
     places: Sequence[Place],
     data: Examples,
     marked: Marked,
     keys: Sequence[Key],
-    *,
     signal: Signal,
-    to: Writing,
+    keep: float,
     tell: Tell,
-) -> Written:
-    """Fit every key's images into their files, and write the set."""
+) -> tuple[dict[Place, bytes], Written]:
+    """Fit every key's images into their files."""
     by_index = {key.index: key for key in keys}
     changed: dict[Place, bytes] = {}
     images: list[WrittenImage] = []
@@ -188,15 +208,14 @@ def _written(
         files = [places[row] for row in mark.rows]
         old = list(encoded(files))
         carrier = _Carrier.of(data, mark, by_index[mark.index], signal)
-        fit = carrier.fitted(old, marked.of_key(place), LinfBall(marked.config.epsilon).levels, to.keep)
+        fit = carrier.fitted(old, marked.of_key(place), LinfBall(marked.config.epsilon).levels, keep)
         for row, file, before, after in zip(mark.rows, files, old, fit.images, strict=True):
             if after.share:
                 changed[file] = after.data
             images.append(_line(row, mark.index, file, located.root, before, after))
         fared.append(WrittenKey(index=mark.index, marked=mark.cosine, written=fit.cosine, grade=fit.grade))
         tell({"done": (place + 1) / len(marked.marks), "key": mark.index})
-    write_changed(located, changed, to.out, whole=to.whole)
-    return Written(images=tuple(images), keys=tuple(fared))
+    return changed, Written(images=tuple(images), keys=tuple(fared))
 
 
 def _places(source: str, data: Examples, located: Located) -> list[Place]:
