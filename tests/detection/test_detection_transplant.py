@@ -63,10 +63,10 @@ def test_the_same_data_under_a_network_without_the_backdoor_are_not():
 
 
 def test_suspects_are_rows_of_the_group_the_best_ranked_first():
-    trials = Trials(moved={0: 0.5}, groups={0: torch.tensor([4, 7, 9])}, convicted=0)
+    trials = Trials(moved={0: 0.5}, groups={0: torch.tensor([4, 7, 9])}, convicted=0, most=2)
     scores = {"a": torch.arange(10.0).double(), "b": torch.tensor([0.0] * 7 + [1, 0, 3]).double()}
-    assert trials.suspects(scores, 2).tolist() == [9, 7]
-    assert not len(Trials(moved={}, groups={}, convicted=None).suspects(scores, 2))
+    assert trials.suspects(scores).tolist() == [9, 7]
+    assert not len(Trials(moved={}, groups={}, convicted=None).suspects(scores))
 
 
 def test_a_scan_says_what_moved(tmp_path):

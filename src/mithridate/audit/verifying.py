@@ -203,7 +203,9 @@ def verdict(found: Mapping[str, Any], *, gate: Gate, budget: float, converged: b
     status = Status.FAIL if harmed else gate.judge(now)
     if status is Status.FAIL and not harmed and not found.get("certain", True):
         status = Status.INCONCLUSIVE
-        reasons.append("the trigger was reconstructed and may be a natural one, which every network has")
+        reasons.append(
+            "the trigger was reconstructed, and what is left of it may be natural: every network has small triggers"
+        )
     elif status is not Status.PASS:
         reasons.append(f"{gate} is {'undecided' if status is Status.INCONCLUSIVE else 'not met'}")
     head = {Status.PASS: "Healed", Status.FAIL: "Not healed", Status.INCONCLUSIVE: "Inconclusive"}[status]

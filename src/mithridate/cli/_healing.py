@@ -109,6 +109,12 @@ def check_model_path(model: Path) -> None:
     Raises:
         Misuse: MTH-0881.
     """
+    if (model / "healing.json").is_file() and not (model / "model.safetensors").is_file():
+        raise Misuse(
+            "MTH-0881",
+            f"{str(model)!r} holds a healing without a model: it left the given one alone, or is unfinished",
+            hint="its report.md says which",
+        )
     if not (model / "model.safetensors" if model.is_dir() else model).is_file():
         raise Misuse(
             "MTH-0881",

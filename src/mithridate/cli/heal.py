@@ -136,7 +136,8 @@ def heal(
     """Heal a poisoned model from a few discovered samples, without training it again, and verify it.
 
     Writes model.safetensors, model.json, undo.safetensors and report.html. Exit code: 0 healed, or left alone because
-    there are no suspects; 1 not healed; 2 wrong use; 3 inconclusive, such as without a known trigger.
+    there are no suspects; 1 not healed; 2 wrong use; 3 inconclusive, such as where no trigger is known and none that
+    could be reconstructed tells.
     """
     suspects, reference, data = sources.suspects, sources.reference, sources.data
     given = {"MODEL": model, "--suspects": suspects, "--reference": reference, "--data": data}

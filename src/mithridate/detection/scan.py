@@ -74,11 +74,15 @@ def scan(
         with DETECTORS.blaming(name):
             scores[name] = finite_or_refuse(name, detector.scores(given, seed=seed))
     ballot = vote(scores, given.labels, jury)
-    trials = None
-    if detectors is None and ballot.decided and not bool(ballot.suspect.any()):
+    moved: dict[int, float] = {}
+    if detectors is None and ballot.decided and int(ballot.suspect.sum()) < jury.most:
         given = replace(given, progress=_part(progress, parts - 1, parts, "transplant"))
         trials = transplant(given, scores, seed=seed)
-        ballot = _convicted(ballot, trials.suspects(scores, jury.most))
+        accused = set(given.labels[ballot.suspect].tolist())
+        if trials.convicted is not None and accused <= {trials.convicted}:
+            ballot = _convicted(ballot, trials.suspects(scores))
+            accused = set()
+        moved = {} if accused else dict(trials.moved)
     if ballot.skipped:
         text = f"{data.name}: {named(ballot.skipped, data.classes)} have too few rows to be judged"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
@@ -94,7 +98,7 @@ def scan(
         anomalies=dict(ballot.anomalies),
         gate=jury.gate_for(len(scores)),
         decided=ballot.decided,
-        moved={} if trials is None else dict(trials.moved),
+        moved=moved,
         data=data.fingerprint,
         model=weights_hash(model),
         settings={

@@ -48,6 +48,7 @@ class Transplant(Checked):
     least: float = param(0.15, within=In(0, 1), doc="share of them that must be moved")
     ratio: float = param(2.5, within=In(1, 1000), doc="how many times more than for any other class")
     few: int = param(3, within=In(1, 1000), doc="rows of the smallest group")
+    most: int = param(20, within=In(1, 1_000_000), doc="rows that are suspected at most")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,13 +59,15 @@ class Trials:
         moved: For each class that was tried, the share of images of other classes that was moved there.
         groups: The rows of its smaller cluster.
         convicted: The class that stands out by it, if one does.
+        most: How many rows of its group are suspected at most.
     """
 
     moved: Mapping[int, float]
     groups: Mapping[int, Int64[Tensor, " g"]]
     convicted: int | None
+    most: int = 20
 
-    def suspects(self, scores: Mapping[str, Float64[Tensor, " n"]], most: int) -> Int64[Tensor, " s"]:
+    def suspects(self, scores: Mapping[str, Float64[Tensor, " n"]]) -> Int64[Tensor, " s"]:
         """Return rows of the convicted class's group, those first that the detectors rank highest inside it."""
         if self.convicted is None:
             return torch.empty(0, dtype=torch.int64)
@@ -72,7 +75,7 @@ class Trials:
         places = torch.zeros(len(rows), dtype=torch.int64)
         for values in scores.values():
             places += values[rows].argsort(stable=True).argsort()
-        return rows[places.argsort(descending=True, stable=True)[:most]]
+        return rows[places.argsort(descending=True, stable=True)[: self.most]]
 
 
 def transplant(
@@ -111,7 +114,7 @@ def transplant(
         added = common / common.norm().clamp(min=1e-12) * (how.reach * typical)
         moved[label] = _moved(given, label, added.float(), how.images, seed)
         given.progress({"done": done / len(groups)})
-    return Trials(moved=moved, groups=groups, convicted=_convicted(moved, how))
+    return Trials(moved=moved, groups=groups, convicted=_convicted(moved, how), most=how.most)
 
 
 def _convicted(moved: Mapping[int, float], how: Transplant) -> int | None:
