@@ -159,7 +159,7 @@ def test_a_plan_agrees_with_the_exact_tail(run: Any) -> None:
 
 
 def test_a_plan_without_power_is_inconclusive(run: Any) -> None:
-    outcome = run("own", "plan", "--classes", "10", "--hit-rate", "0.11", "--json")
+    outcome = run("own", "plan", "--classes", "10", "--hit-rate", "0.1", "--json")
     assert (outcome.code, outcome.document["keys_needed"]) == (3, None)
     assert "no number of keys" in outcome.document["reason"]
 
@@ -313,6 +313,24 @@ def test_a_beacon_is_mixed_in_and_must_be_given(run: Any) -> None:
     assert run("own", "verify", "--predictions", table, "--beacon-value", BEACON[::-1], "--json").document["hits"] < 5
 
 
+def test_a_timestamp_that_is_none_stops_before_anybody_is_asked(run: Any) -> None:
+    owned = owner()
+    Path("commitment.tsr").write_bytes(b"no timestamp")
+    words = ("own", "verify", "--predictions", predictions(guilty(owned)), "--timestamp", "commitment.tsr", "--json")
+    outcome = run(*words)
+    assert (outcome.code, outcome.document["error"]["code"]) == (2, "MTH-1008")
+    assert not Path("commitment.diary.jsonl").exists()
+
+
+def test_a_certificate_says_that_it_has_no_timestamp(run: Any) -> None:
+    owned = owner()
+    document = run("own", "verify", "--predictions", predictions(guilty(owned)), "--json").document
+    assert any("no timestamp" in caveat for caveat in document["caveats"])
+    # Ten hits of ten are 1e-10; times 2 and 2^64 that is nothing to whoever suspects that secrets were tried.
+    assert document["p_value_exact"] == "1/10000000000"
+    assert (document["shown"], document["shown_to_sceptics"], document["resistant_p_value"]) == (True, False, 1.0)
+
+
 def test_a_clock_before_the_timestamp() -> None:
     stamp = Stamp(response=b"", time=datetime.now(UTC) + timedelta(hours=1), verified=True)
     with pytest.raises(Misuse, match="MTH-1072"):
@@ -406,6 +424,7 @@ def test_classes_that_the_model_lacks_are_misses(run: Any, tmp_path: Path) -> No
     outcome = run("own", "verify", "--model", "model", "--json")
     assert outcome.code in (1, 3)
     assert outcome.document["verdict"]["status"] != "pass"
+    assert any("lacks 8 of 10" in note for note in outcome.document["notes"])
 
 
 # Marking

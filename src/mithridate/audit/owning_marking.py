@@ -24,7 +24,7 @@ from mithridate.core.pool import Tell
 from mithridate.core.seeds import address
 from mithridate.data.examples import Examples
 from mithridate.data.rewriting import locate
-from mithridate.data.sources import DataSet, load
+from mithridate.data.sources import DataSet, load, read_raw
 from mithridate.models.saved import describe, load_model
 from mithridate.ownership.marking import Marked, Marking, Signal, mark
 from mithridate.ownership.secret import Secret
@@ -143,7 +143,11 @@ def mark_data(
             source, data.train, marked, owned.keys, signal=signal, to=Writing(out=to.out, manifest=to.manifest)
         )
         summary["left_out"] = len(found.left_out)
-        summary["notes"] += [f"{image.file}: {image.note}" for image in found.left_out]
+        summary["notes"] += [
+            f"{image.file}{'' if image.row_in_file is None else f', row {image.row_in_file}'} was left as it is: "
+            f"{image.note}"
+            for image in found.left_out
+        ]
         summary["cosine_after_encoding"] = round(sum(key.written for key in found.keys) / len(found.keys), 4)
         place = str(to.out)
     else:
@@ -152,11 +156,15 @@ def mark_data(
 
 
 def has_files(source: str) -> bool:
-    """Tell whether a data set lies in files of its own, which are then changed one by one."""
+    """Tell whether a data set lies in files of its own, which are then changed one by one.
+
+    Raises:
+        Misuse: MTH-1040, it has encoded images somewhere else, as data sets of the hub do; and as `load` does.
+    """
     try:
         locate(source)
     except Misuse as error:
-        if error.code != _NO_FILES:
+        if error.code != _NO_FILES or read_raw(source).encoded:
             raise
         return False
     return True

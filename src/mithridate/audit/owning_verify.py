@@ -4,7 +4,7 @@ Torch is imported for a network at hand only: tables of predictions, commands an
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -147,6 +147,7 @@ class Verified:
         asked: The answers.
         run: Its number among all verifications.
         verdict: Whether ownership is shown.
+        notes: What made keys miss that a model might have hit.
     """
 
     certificate: Document
@@ -155,6 +156,7 @@ class Verified:
     asked: Asked
     run: Run
     verdict: Verdict
+    notes: tuple[str, ...]
 
     def summary(self) -> dict[str, Any]:
         """Return the figures as plain JSON."""
@@ -167,7 +169,7 @@ class Verified:
             "asked": self.asked.about,
             "answers": dict(self.asked.tally.counts),
             "labels_outside": self.asked.tally.outside,
-            "notes": list(self.asked.tally.notes),
+            "notes": list(self.notes),
             "caveats": list(self.report.caveats),
             "verdict": plain_verdict(self.verdict),
         }
@@ -236,9 +238,17 @@ def verify(
     report = check(certificate)
     assert report.valid, f"a certificate that was just issued is valid: {report.reasons}"
     assert report.evidence is not None, "a valid certificate has evidence"
+    notes = (*_lacking(oracle, owned.committed), *asked.tally.notes)
     verdict = _verdict(owned.commitment, report, report.evidence, asked, run.number)
+    verdict = replace(verdict, reasons=(*verdict.reasons, *notes))
     return Verified(
-        certificate=certificate, report=report, evidence=report.evidence, asked=asked, run=run, verdict=verdict
+        certificate=certificate,
+        report=report,
+        evidence=report.evidence,
+        asked=asked,
+        run=run,
+        verdict=verdict,
+        notes=notes,
     )
 
 
@@ -258,19 +268,25 @@ def _verdict(commitment: Commitment, report: Report, found: Evidence, asked: Ask
         f"{found.hits} of {found.keys} keys hit, p = {tiny(found.adjusted)} after {run} "
         f"{'verification' if run == 1 else 'verifications'}, level {float(alpha):g}"
     )
-    reasons = [*asked.tally.notes]
     if report.shown:
-        return Verdict(Status.PASS, f"Ownership is shown: {figures}.", tuple(reasons))
+        return Verdict(Status.PASS, f"Ownership is shown: {figures}.")
     if needed is None:
-        reasons.insert(
-            0, f"even {found.keys} hits of {found.keys} would not reach the level; see `mithridate own plan`"
-        )
-        return Verdict(Status.INCONCLUSIVE, f"The test has no power: {figures}.", tuple(reasons))
+        reason = f"even {found.keys} hits of {found.keys} would not reach the level; see `mithridate own plan`"
+        return Verdict(Status.INCONCLUSIVE, f"The test has no power: {figures}.", (reason,))
     if asked.tally.answered < needed:
-        reasons.insert(0, f"{needed} hits are needed, and {asked.tally.answered} keys were answered at all")
-        return Verdict(Status.INCONCLUSIVE, f"Too few answers: {figures}.", tuple(reasons))
-    reasons.insert(0, f"{needed} hits are needed")
-    return Verdict(Status.FAIL, f"Ownership is not shown: {figures}.", tuple(reasons))
+        reason = f"{needed} hits are needed, and {asked.tally.answered} keys were answered at all"
+        return Verdict(Status.INCONCLUSIVE, f"Too few answers: {figures}.", (reason,))
+    return Verdict(Status.FAIL, f"Ownership is not shown: {figures}.", (f"{needed} hits are needed",))
+
+
+def _lacking(oracle: AbstractOracle, committed: Committed) -> tuple[str, ...]:
+    """Return what is to be said of classes that a network has not: keys of these labels can never be hit."""
+    lacking = len(committed.classes) - len(oracle.shared) if isinstance(oracle, ModelOracle) else 0
+    if not lacking:
+        return ()
+    return (
+        f"the model lacks {lacking} of {len(committed.classes)} committed classes; keys of these labels are misses",
+    )
 
 
 def tiny(value: Fraction) -> str:
