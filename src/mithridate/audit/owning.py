@@ -13,6 +13,7 @@ from pathlib import Path
 from mithridate.core.artefacts import as_json, disk_errors, write_atomic
 from mithridate.core.boundary import Caps, read_json
 from mithridate.core.errors import BadArtefact, Misuse
+from mithridate.core.seeds import address
 from mithridate.ownership import merkle
 from mithridate.ownership.commitment import NO_BEACON, Commitment, class_hash, commit
 from mithridate.ownership.keys import Key, KeySpec, derive, subseed
@@ -230,6 +231,11 @@ class Owned:
     def keys(self) -> tuple[Key, ...]:
         """All keys, which are secret until they are asked about."""
         return derive(self.secret.seed, self.beacon, self.commitment.spec)
+
+    def marks_seed(self, seed: int) -> int:
+        """The seed by which images are chosen for marking: of the secret, lest others find and drop what it chooses."""
+        digest = hashlib.sha256(b"taggant/v1/marks" + self.secret.seed).digest()
+        return address(int.from_bytes(digest, "big"), "marks", seed)
 
     def block(self, number: int) -> tuple[Key, ...]:
         """The keys of one test."""

@@ -132,7 +132,7 @@ def mark_data(
         config,
         augment=augmentation(plan),
         mean=data.mean,
-        seed=address(seed, "marks"),
+        seed=owned.marks_seed(seed),
         tell=_tell(progress),
     )
     progress.close()
