@@ -58,7 +58,7 @@ class Jury(Checked):
     quorum: float = param(0.5, within=In(0, 1, open_lo=True), doc="share of the detectors that must vote for a row")
     few: int = param(3, within=In(1, 1000), doc="rows that the smallest group of poisons has")
     largest: float = param(0.0, within=In(0, 0.5), doc="largest share of a class at which its tail is taken as well")
-    most: int = param(10, within=In(1, 1_000_000), doc="rows that are suspected at most")
+    most: int = param(20, within=In(1, 1_000_000), doc="rows that are suspected at most")
 
     def gate_for(self, detectors: int) -> float:
         """Return the gate for the mean of so many detectors: the fewer there are, the more that mean scatters."""
