@@ -22,7 +22,7 @@ Cost     a forward and a backward pass a sample; memory for one number a paramet
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -103,7 +103,7 @@ class Accumulator:
 
     @cached_property
     def sums(self) -> Importance:
-        """Sums of powers so far, by parameter; made when they are needed, which is after the probe."""
+        """Sums of powers so far, by parameter; made before the probe, so that what the probe frees is used again."""
         named = trainable(self._net)
         return {name: torch.zeros(p.shape, dtype=p.dtype, device=p.device) for name, p in named.items()}
 
@@ -138,7 +138,7 @@ class Accumulator:
                 head = None if labels is None else labels[:_PROBE]
                 fresh = "sums" not in vars(self)
                 before = None if fresh else {name: total.clone() for name, total in self.sums.items()}
-                self._plan = _plan(self._net, self.kind, x[:_PROBE], head, lambda: self.sums)
+                self._plan = _plan(self._net, self.kind, x[:_PROBE], head, self.sums)
                 for name, total in self.sums.items():
                     total.zero_() if before is None else total.copy_(before[name])
             if self._plan.hooked:
@@ -282,7 +282,7 @@ def _recording(hooked: tuple[_Hooked, ...], into: Sums, *, squared: bool) -> Ite
             handle.remove()
 
 
-def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, room: Callable[[], Importance]) -> _Plan:
+def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, room: Importance) -> _Plan:
     """Decide how each parameter is done, by comparing every way with a backward pass a sample on three samples.
 
     Some entries of each parameter are compared, so that this needs no memory but the `room` for sums, which are
@@ -303,7 +303,7 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, room: Ca
     candidates, first = _candidates(net, x)
     right: tuple[_Hooked, ...] = ()
     for end in dict.fromkeys((first, None)) if candidates else ():
-        sums = _zeroed(room())
+        sums = _zeroed(room)
         with _recording(candidates, sums, squared=kind == "ssd"):
             _backward(net, kind, x, labels, end)
         equal = _agreeing(_spreads(sums), want, kind)
@@ -317,7 +317,7 @@ def _plan(net: nn.Module, kind: Kind, x: Tensor, labels: Tensor | None, room: Ca
     mapped = False
     if rest:
         try:
-            sums = _zeroed(room())
+            sums = _zeroed(room)
             _mapped(net, kind, x, labels, rest, sums)
             mapped = _agreeing(_spreads(sums), want, kind).issuperset(rest)
         except (RuntimeError, ValueError, NotImplementedError):
@@ -367,7 +367,7 @@ def _spread(total: Tensor) -> Tensor:
     """Return some entries, over the whole of a tensor: at every place of a kernel, in every column."""
     step = max(1, total.numel() // _SOME)
     while math.gcd(step, total.numel()) > 1:  # else all would lie at the same few places of each row
-        step += 1
+        step -= 1
     return total.take(torch.arange(0, total.numel(), step, device=total.device))  # copies nothing else
 
 
