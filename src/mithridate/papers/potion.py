@@ -135,8 +135,8 @@ class Potion(AbstractGridPaper):
             drawn,
             f"{own.per_class} training images of each class in place of 5,000; {own.options.epochs} epochs of "
             f"{own.recipe} at batch {own.options.batch} and step size {own.options.lr}, in bfloat16 autocast",
-            f"{own.model}: the ResNet-9 of the paper (CELU, strided) does not learn the trigger from so few images (4 to "
-            "6 % of test images, as without poisons)",
+            f"{own.model}: the ResNet-9 of the paper (CELU, strided) does not learn the trigger from so few images (4 "
+            "to 6 % of test images, as without poisons)",
         )
 
     def results(self, scale: Scale, records: Records) -> Results:
