@@ -57,8 +57,8 @@ _SETTINGS: dict[Scale, Setting] = {
         side=8,
         topk=1,
         marks={
-            "1 %, epsilon 16/255": Marking(budget=10, steps=150, views=1, precision="bf16"),
-            "5 %, epsilon 16/255": Marking(budget=50, steps=150, views=1, precision="bf16"),
+            "1 %, epsilon 16/255": Marking(budget=10, steps=100, views=1, precision="bf16"),
+            "5 %, epsilon 16/255": Marking(budget=50, steps=100, views=1, precision="bf16"),
         },
         variants=(
             _RESNET,
