@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +30,7 @@ from mithridate.ownership import diary as diaries
 from mithridate.ownership.canonical import canonical
 from mithridate.ownership.certificate import issue, to_sign, weigh, write
 from mithridate.ownership.checking import check, check_bytes, check_file, revealed_keys
-from mithridate.ownership.commitment import commit
+from mithridate.ownership.commitment import commit, leaves
 from mithridate.ownership.diary import Diary, digest, head
 from mithridate.ownership.keys import KeySpec, derive, subseed
 from mithridate.ownership.secret import Secret
@@ -408,12 +409,13 @@ def test_not_a_byte_of_an_unrevealed_key_is_in_a_certificate(good, tmp_path):
     diary = (tmp_path / "diary").read_text()
     assert not any(subseed(SECRET.seed, index).hex() in diary for index in range(6))
     # Sibling hashes are of whole leaves, which have 256 bits that nobody can guess.
-    leaves = [subseed(SECRET.seed, index) for index in range(6)]
-    assert good["proof"] == [item.hex() for item in merkle.proof(leaves, 0, 3)]
+    tree = leaves(SECRET, 6)
+    assert good["proof"] == [item.hex() for item in merkle.proof(tree, 0, 3)]
 
 
 def test_a_third_party_gets_the_keys_to_ask_again(good):
-    found = revealed_keys(good)
+    committed, found = revealed_keys(good)
+    assert committed == commitment()
     expected = derive(SECRET.seed, BEACON, SPEC, which=range(3))
     assert [(key.index, key.label, key.digest) for key in found] == [(k.index, k.label, k.digest) for k in expected]
     with pytest.raises(BadArtefact, match="not those of the commitment"):
@@ -504,10 +506,92 @@ def test_two_diaries_are_found_by_whoever_has_two_certificates(tmp_path):
     assert check(one, earlier=[two]).valid
     report = check(two, earlier=[secret_diary])
     assert report.reasons == ("its chain of verifications and that of certificate 1 part: there are two diaries",)
-    forged = {**secret_diary, "signature": "0" * 128}
-    assert "not signed by this owner" in check(two, earlier=[forged]).reasons[0]
-    assert check(two, earlier=[{}]).reasons == ("earlier certificate 1 is none",)
-    assert check(two, earlier=[certificate(tmp_path, commitment())]).valid
+
+
+def test_what_somebody_else_made_says_nothing_about_a_certificate(tmp_path):
+    """Else anybody could spoil a certificate by a false one beside it."""
+    committed = commitment("none")
+    good = certificate(tmp_path, committed, beacon=b"")
+    (tmp_path / "other").mkdir()
+    second = certificate(tmp_path / "other", committed, beacon=b"")
+    rival = Secret(bytes(32))
+    unsigned = {**second, "public_key": rival.public_key}
+    for other, words in [
+        ({**second, "signature": "0" * 128}, "not signed by this owner"),
+        ({**unsigned, "signature": rival.sign(to_sign(unsigned)).hex()}, "not signed by this owner"),
+        ({}, "is none"),
+    ]:
+        report = check(good, earlier=[other])
+        assert report.valid
+        assert words in report.caveats[-1]
+
+
+def test_one_verification_has_one_certificate(tmp_path):
+    good = certificate(tmp_path, commitment("none"), (False, False, False), beacon=b"")
+    assert check(good, earlier=[good]).valid
+    better = answers(commitment("none"), (True, True, True), beacon=b"")
+    run = Diary(tmp_path / "diary", commitment("none")).runs()[0]
+    again = issue(SECRET, commitment("none"), run, better)
+    assert check(again).valid
+    assert "of one verification" in check(again, earlier=[good]).reasons[0]
+
+
+def test_many_commitments_of_one_owner_are_said(tmp_path):
+    """Whoever commits to a test with every k could show the one that came out best."""
+    good = certificate(tmp_path, commitment("none"), beacon=b"")
+    (tmp_path / "other").mkdir()
+    report = check(good, earlier=[certificate(tmp_path / "other", commitment())])
+    assert report.valid
+    assert "another commitment of this owner" in report.caveats[-1]
+
+
+def test_nobody_takes_keys_over_by_committing_to_their_root(good):
+    """The root is public before the keys are: a thief stamps it under another public key, and waits."""
+    thief = Secret(bytes(32))
+    stolen = replace(commitment(), public_key=thief.public_key)
+    document = {**good, "commitment": stolen.document(), "public_key": thief.public_key, "timestamp": {"kind": "none"}}
+    runs = good["runs"]
+    document["runs"] = {**runs, "head": head(stolen.value, runs["chain"])}
+    report = check({**document, "signature": thief.sign(to_sign(document)).hex()})
+    assert not report.valid
+    assert "the revealed keys are not those of the commitment, at these places" in report.reasons
+
+
+def test_a_hostile_certificate_costs_little_to_refuse(good, monkeypatch):
+    """More keys than one test has, in images as large as they may be: neither their images nor their tail are made."""
+    spec = KeySpec(keys=500, topk=499_999, classes=1_000_000, side=1, channels=1, height=4096, width=4096)
+    large = replace(commitment(), spec=spec, dispute=50, root=merkle.root(leaves(SECRET, spec.keys)).hex())
+    record = {**good["runs"]["record"], "keys": spec.keys, "topk": spec.topk}
+    chain = [digest(record)]
+    document = {
+        **good,
+        "commitment": large.document(),
+        "revealed": [subseed(SECRET.seed, index).hex() for index in range(spec.keys)],
+        "proof": [],
+        "queries": [{"index": k, "image": "0" * 64, "returned": [], "time": LATER} for k in range(spec.keys)],
+        "runs": {"record": record, "chain": chain, "head": head(large.value, chain)},
+    }
+    made = []
+    monkeypatch.setattr(checking, "key_of", lambda *words: made.append(words))
+    monkeypatch.setattr(checking, "weigh", lambda *words: made.append(words))
+    report = check(signed(document))
+    assert not report.valid
+    assert report.evidence is None
+    assert "the revealed keys are not those of the commitment, at these places" in report.reasons
+    assert not made
+
+
+def test_images_are_made_one_at_a_time(tmp_path, monkeypatch):
+    spec = replace(SPEC, keys=20, channels=1, height=1024, width=1024)
+    large = replace(commitment("none"), spec=spec, dispute=20, root=merkle.root(leaves(SECRET, 20)).hex())
+    run = Diary(tmp_path / "diary", large).begin("a model")
+    queries = [certificates.Query.of(key, [], time=LATER) for key in derive(SECRET.seed, b"", spec)]
+    document = issue(SECRET, large, run, queries)
+    tracemalloc.start()
+    assert check(document).valid
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
 
 
 def issued(folder, stamp, **change):

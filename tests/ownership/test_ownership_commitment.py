@@ -13,12 +13,13 @@ from mithridate.core.artefacts import as_json
 from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.ownership import merkle
 from mithridate.ownership.canonical import canonical, read_fraction
-from mithridate.ownership.commitment import Commitment, class_hash, commit
+from mithridate.ownership.commitment import Commitment, class_hash, commit, leaves
+from mithridate.ownership.keys import subseed
 from mithridate.ownership.secret import Secret
 from mithridate.ownership.timestamp import open_stamp, read_stamp, write_request
 
-VALUE = "93cce61a39782229ea9917b1126e298e6d31eed5bc6ee531abc0bb161ea48dca"
-ROOT = "d3b178ac346c027d01ea2b3ab6f1d7ca02377d4b16fc421cf7412d29bed0916b"
+VALUE = "c76217d66e2ee66873fccd4dc5b683f472f4a971a231000ed954d937758fac22"
+ROOT = "964ddabedaa0863d74dd4e186bafd0ac50ed67d670514397cd073a50a49aaded"
 CONTENTS = [bytes([number]) * 32 for number in range(20)]
 
 
@@ -167,6 +168,21 @@ def test_p_values_stay_printable():
     with pytest.raises(Misuse, match="more than 4000 digits"):
         replace(commitment(), spec=replace(SPEC, keys=6000), dispute=6000)
     assert replace(commitment(), spec=replace(SPEC, keys=6000), dispute=3000).num_disputes == 2
+
+
+def test_whoever_checks_makes_no_more_pixels_than_fit():
+    large = replace(SPEC, keys=128, height=2048, width=2048, channels=4)
+    with pytest.raises(Misuse, match="for one dispute"):
+        replace(commitment(), spec=large, dispute=128)
+    assert replace(commitment(), spec=large, dispute=64).num_disputes == 2
+    with pytest.raises(Misuse, match="may have 16,777,216") as error:
+        replace(large, height=2049)
+    assert error.value.code == "MTH-1005"
+
+
+def test_the_owner_is_in_every_leaf():
+    public = SECRET.public_key
+    assert leaves(SECRET, 2) == [bytes.fromhex(public) + subseed(SECRET.seed, index) for index in range(2)]
 
 
 def test_a_level_is_the_decimal_number_that_is_written():

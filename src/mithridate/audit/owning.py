@@ -15,8 +15,8 @@ from mithridate.core.boundary import Caps, read_json
 from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.core.seeds import address
 from mithridate.ownership import merkle
-from mithridate.ownership.commitment import NO_BEACON, Commitment, class_hash, commit
-from mithridate.ownership.keys import Key, KeySpec, derive, subseed
+from mithridate.ownership.commitment import NO_BEACON, Commitment, class_hash, commit, leaves
+from mithridate.ownership.keys import Key, KeySpec, derive
 from mithridate.ownership.planning import hits_needed
 from mithridate.ownership.secret import Secret
 from mithridate.ownership.timestamp import write_request
@@ -206,7 +206,7 @@ class Owned:
 
     def __post_init__(self) -> None:
         commitment = self.commitment
-        root = merkle.root([subseed(self.secret.seed, index) for index in range(commitment.spec.keys)])
+        root = merkle.root(leaves(self.secret, commitment.spec.keys))
         if root.hex() != commitment.root:
             raise Misuse(
                 "MTH-1077",
@@ -239,8 +239,9 @@ class Owned:
 
     def block(self, number: int) -> tuple[Key, ...]:
         """The keys of one test."""
-        size = self.commitment.dispute
-        return self.keys[number * size : (number + 1) * size]
+        size, spec = self.commitment.dispute, self.commitment.spec
+        which = range(number * size, min((number + 1) * size, spec.keys))
+        return derive(self.secret.seed, self.beacon, spec, which=which)
 
 
 def read_beacon(text: str | None) -> bytes:

@@ -172,7 +172,7 @@ def _labels(reply: object) -> list[int | str] | None:
             reply = reply[0]  # a batch of one
     if reply is None or (isinstance(reply, str) and not reply.strip()):
         return []
-    items = reply if isinstance(reply, list) else [reply]
+    items: list[Any] = reply if isinstance(reply, list) else [reply]
     return _ranked(items) if items and all(isinstance(item, Mapping) for item in items) else _plain(items)
 
 
@@ -183,9 +183,10 @@ def _plain(items: Sequence[object]) -> list[int | str] | None:
 
 def _ranked(items: Sequence[Mapping[str, Any]]) -> list[int | str] | None:
     """Return the labels of objects, by falling score where every object has one."""
-    scores = [item.get("score", item.get("probability")) for item in items]
+    scores: list[Any] = [item.get("score", item.get("probability")) for item in items]
     if all(isinstance(score, int | float) and not isinstance(score, bool) for score in scores):
-        order = sorted(range(len(items)), key=lambda k: -float(scores[k] or 0.0))
+        # As they are: a whole number may be too large for a float.
+        order = sorted(range(len(items)), key=lambda k: scores[k], reverse=True)
         items = [items[k] for k in order]
     return _plain([next((item[key] for key in _ONES if key in item), None) for item in items])
 
@@ -230,7 +231,7 @@ class Tally:
     @classmethod
     def of(cls, queries: Sequence[Query], answers: Sequence[Answer]) -> "Tally":
         """Return the tally of some answers."""
-        kinds = Counter(answer.kind for answer in answers)
+        kinds: Counter[str] = Counter(answer.kind for answer in answers)
         outside = sum(answer.outside for answer in answers)
         notes = []
         troubles = [

@@ -72,7 +72,8 @@ class CommandOracle(AbstractOracle):
         if status is None:
             return failed(f"the command was stopped: {output.decode(errors='replace')}")
         if status != 0:
-            return failed(f"the command ended with exit code {status}")
+            how = f"with exit code {status}" if status > 0 else f"by {signal.strsignal(-status) or f'signal {-status}'}"
+            return failed(f"the command ended {how}")
         return self._read(output)
 
     def _read(self, output: bytes) -> Answer:

@@ -6,8 +6,12 @@ a deadline and every reply a cap; what fails for a passing reason is asked once 
 
 import http.client
 import os
+import socket
 import ssl
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import final
 from urllib.parse import SplitResult, urlsplit
 
@@ -19,6 +23,7 @@ _REPLY = 1 << 20
 _CAPS = Caps(file_bytes=_REPLY, depth=8, entries=200_000)
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _SUCCESS = 200
+_PORTS = {"http": 80, "https": 443}
 
 
 @final
@@ -75,36 +80,33 @@ class HttpOracle(AbstractOracle):
     def _post(self, body: bytes) -> tuple[int, bytes]:
         """Return status and body of a reply; without a status, why there is none."""
         end = time.monotonic() + self._deadline
-        connection = self._connection()
+        late = 0, f"no whole reply within {self._deadline:g} s".encode()
         target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
+        host, port = self._url.hostname or "", self._url.port or _PORTS[self._url.scheme]
         try:
-            connection.request("POST", target, body=body, headers=self._headers)
-            reply = connection.getresponse()
-            data = bytearray()
-            while block := reply.read1(64 << 10):
-                data += block
-                if len(data) > _REPLY:
-                    return 0, f"the reply has more than {_REPLY:,} bytes".encode()
-                left = end - time.monotonic()
-                if left <= 0:
-                    return 0, f"no whole reply within {self._deadline:g} s".encode()
-                if connection.sock is not None:
-                    connection.sock.settimeout(left)
-            return reply.status, bytes(data)
-        except TimeoutError:
-            return 0, f"no whole reply within {self._deadline:g} s".encode()
+            with socket.create_connection((host, port), timeout=self._deadline) as plain, _cut(plain, end):
+                connection = http.client.HTTPConnection(host, port)
+                connection.default_port = _PORTS[self._url.scheme]
+                connection.sock = self._secured(plain, host)
+                with connection.sock:
+                    connection.request("POST", target, body=body, headers=self._headers)
+                    reply = connection.getresponse()
+                    data = bytearray()
+                    while block := reply.read1(64 << 10):
+                        data += block
+                        if len(data) > _REPLY:
+                            return 0, f"the reply has more than {_REPLY:,} bytes".encode()
+                # A reply without a length ends where the connection does, which we may have cut ourselves.
+                return late if time.monotonic() >= end else (reply.status, bytes(data))
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if time.monotonic() >= end or isinstance(error, TimeoutError):
+                return late
             return 0, f"the service cannot be reached: {type(error).__name__} {error}"[:200].encode()
-        finally:
-            connection.close()
 
-    def _connection(self) -> http.client.HTTPConnection:
-        host = self._url.hostname or ""
-        if self._url.scheme == "https":
-            return http.client.HTTPSConnection(
-                host, self._url.port, timeout=self._deadline, context=ssl.create_default_context()
-            )
-        return http.client.HTTPConnection(host, self._url.port, timeout=self._deadline)
+    def _secured(self, plain: socket.socket, host: str) -> socket.socket:
+        if self._url.scheme == "http":
+            return plain
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
 
     def _read(self, body: bytes) -> Answer:
         if not body.strip():
@@ -113,6 +115,27 @@ class HttpOracle(AbstractOracle):
             return self._space.read(read_json(body, caps=_CAPS))
         except BadArtefact as error:
             return malformed(error.message[:200])
+
+
+@contextmanager
+def _cut(connection: socket.socket, end: float) -> Iterator[None]:
+    """Cut a connection at a moment: whoever sends a byte now and then would outlast a limit on each wait."""
+    # A duplicate, as TLS takes the descriptor of the socket that it is given.
+    twin = connection.dup()
+
+    def cut() -> None:
+        with suppress(OSError):
+            twin.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, end - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        twin.close()
 
 
 def _checked(url: str) -> SplitResult:

@@ -17,7 +17,7 @@ from mithridate.core.artefacts import as_json, sha256_of, write_atomic
 from mithridate.core.errors import Misuse
 from mithridate.ownership import merkle
 from mithridate.ownership.canonical import Document, canonical, fraction_text, tagged
-from mithridate.ownership.commitment import NO_BEACON, Commitment
+from mithridate.ownership.commitment import NO_BEACON, Commitment, leaves
 from mithridate.ownership.diary import Run, head, now, read_time, time_text
 from mithridate.ownership.keys import Key, derive, subseed
 from mithridate.ownership.planning import factor
@@ -128,7 +128,7 @@ def issue(
     answers = [query.returned for query in queries]
     grindable = not beacon or stamp is None
     evidence = weigh(commitment, [key.label for key in keys], answers, run.number, grindable=grindable)
-    leaves = [subseed(secret.seed, index) for index in range(commitment.spec.keys)]
+    tree = leaves(secret, commitment.spec.keys)
     start, stop = run.keys.start, run.keys.stop
     document: Document = {
         "schema": SCHEMA,
@@ -137,8 +137,8 @@ def issue(
         "timestamp": stamp_document(stamp),
         "beacon": {"id": commitment.beacon, "value": beacon.hex()},
         "test": test_document(commitment, run),
-        "revealed": [content.hex() for content in leaves[start:stop]],
-        "proof": [item.hex() for item in merkle.proof(leaves, start, stop)],
+        "revealed": [subseed(secret.seed, index).hex() for index in run.keys],
+        "proof": [item.hex() for item in merkle.proof(tree, start, stop)],
         "queries": [query.document() for query in queries],
         **evidence_document(evidence),
         "runs": {"record": run.record, "chain": list(run.chain), "head": head(commitment.value, run.chain)},

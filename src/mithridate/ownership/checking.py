@@ -28,15 +28,15 @@ from mithridate.ownership.certificate import (
     to_sign,
     weigh,
 )
-from mithridate.ownership.commitment import NO_BEACON, Commitment
+from mithridate.ownership.commitment import NO_BEACON, Commitment, leaf
 from mithridate.ownership.diary import Run, digest, head, read_time, time_text
-from mithridate.ownership.keys import MAX_KEYS, Key, key_of
+from mithridate.ownership.keys import MAX_KEYS, Key, key_label, key_of
 from mithridate.ownership.planning import factor
 from mithridate.ownership.secret import signed_by
 from mithridate.ownership.timestamp import open_stamp
 
-CAPS = Caps(file_bytes=64 << 20, depth=8, entries=4_000_000)
-_MAX_RUNS = 1_000_000
+CAPS = Caps(file_bytes=16 << 20, depth=8, entries=1_000_000)
+_MAX_RUNS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +83,21 @@ def check(
     except BadArtefact as error:
         return _invalid(error.message)
     assert isinstance(document, dict)
-    reasons = [*_signature(shape, document, commitment), *_runs(shape, commitment), *_others(shape, earlier)]
+    others, doubts = _others(shape, document, commitment, earlier)
+    reasons = [*_signature(shape, document, commitment), *_runs(shape, commitment), *others]
     reasons += [*_test(shape, commitment), *_beacon(shape, commitment), *_timestamp(shape, commitment, authorities)]
-    keys = _keys(shape, commitment)
+    subseeds = _revealed(shape, commitment)
     run = _run(shape)
     evidence = None
-    queries = list(_queries(shape, keys, commitment))
+    queries = list(_queries(shape, subseeds, commitment))
     reasons += queries
-    if len(keys) == len(shape.queries) == len(run.keys) and keys:
+    # No more keys than were committed to for one test: their number bounds the work.
+    if len(subseeds) == len(shape.queries) == len(run.keys) == commitment.dispute:
         grindable = not shape.beacon.value or shape.timestamp.kind == "none"
         answers = [query.returned for query in shape.queries]
-        evidence = weigh(commitment, [key.label for key in keys], answers, run.number, grindable=grindable)
+        beacon, classes = bytes.fromhex(shape.beacon.value), commitment.spec.classes
+        labels = [key_label(content, beacon, classes) for content in subseeds]
+        evidence = weigh(commitment, labels, answers, run.number, grindable=grindable)
         expected = evidence_document(evidence)
         expected["statement"] = statement(commitment, evidence, run, grindable=grindable)
         reasons += [
@@ -111,7 +115,7 @@ def check(
     return Report(
         valid=True,
         reasons=(),
-        caveats=tuple(_caveats(shape, trusted=trusted)),
+        caveats=(*_caveats(shape, trusted=trusted), *doubts),
         evidence=evidence,
         shown=shown,
         shown_to_sceptics=resistant <= alpha,
@@ -145,8 +149,8 @@ def check_bytes(
     return check(document, authorities=authorities, earlier=earlier)
 
 
-def revealed_keys(document: object) -> tuple[Key, ...]:
-    """Return the keys that a certificate reveals, so that somebody else can ask the model about them again.
+def revealed_keys(document: object) -> tuple[Commitment, tuple[Key, ...]]:
+    """Return a certificate's commitment and the keys that it reveals, so that somebody else can ask about them again.
 
     Raises:
         BadArtefact: MTH-1014 when this is no certificate, MTH-1007 when its commitment is damaged.
@@ -155,10 +159,13 @@ def revealed_keys(document: object) -> tuple[Key, ...]:
         shape = _Shape.model_validate(document)
     except ValidationError as error:
         raise BadArtefact("MTH-1014", f"this is no certificate: {_words(error.errors()[0])}") from None
-    keys = _keys(shape, Commitment.of(shape.commitment))
-    if not keys:
+    commitment = Commitment.of(shape.commitment)
+    subseeds = _revealed(shape, commitment)
+    if not subseeds:
         raise BadArtefact("MTH-1014", f"the {len(shape.revealed)} revealed keys are not those of the commitment")
-    return keys
+    beacon = bytes.fromhex(shape.beacon.value)
+    keys = (key_of(shape.test.first + k, content, beacon, commitment.spec) for k, content in enumerate(subseeds))
+    return commitment, tuple(keys)
 
 
 class _Strict(BaseModel):
@@ -269,22 +276,41 @@ def _runs(shape: _Shape, commitment: Commitment) -> Iterator[str]:
         yield "the chain of verifications does not lead to its head: one was removed, added or altered"
 
 
-def _others(shape: _Shape, earlier: Sequence[Mapping[str, object]]) -> Iterator[str]:
+def _others(
+    shape: _Shape, document: dict[str, Any], commitment: Commitment, earlier: Sequence[Mapping[str, object]]
+) -> tuple[list[str], list[str]]:
+    """Return what contradicts other certificates of the owner, and what is to be said of these."""
     chain = shape.runs.chain
+    reasons, caveats = [], []
     for place, other in enumerate(earlier, start=1):
         try:
             past = _Shape.model_validate(other)
-        except ValidationError:
-            yield f"earlier certificate {place} is none"
+            theirs = Commitment.of(past.commitment)
+        except (ValidationError, BadArtefact):
+            caveats.append(f"certificate {place} to compare with is none, so it says nothing about this one")
             continue
-        if past.commitment != shape.commitment:
+        if theirs.public_key != commitment.public_key:
+            caveats.append(f"certificate {place} is of another owner, so it says nothing about this one")
             continue
         message = to_sign(dict(other))
-        if not signed_by(past.public_key, message, bytes.fromhex(past.signature)):
-            yield f"earlier certificate {place} is not signed by this owner, so it proves nothing"
-        shared = min(len(chain), len(past.runs.chain))
-        if chain[:shared] != past.runs.chain[:shared]:
-            yield f"its chain of verifications and that of certificate {place} part: there are two diaries"
+        # By the committed key, not by the one that the certificate names: else anybody could make a second diary.
+        if not signed_by(commitment.public_key, message, bytes.fromhex(past.signature)):
+            caveats.append(f"certificate {place} is not signed by this owner, so it says nothing about this one")
+        elif theirs != commitment:
+            caveats.append(
+                f"certificate {place} is of another commitment of this owner: whoever makes many has many tries, of "
+                "which this certificate counts none"
+            )
+        elif len(chain) == len(past.runs.chain) and chain == past.runs.chain:
+            if message != to_sign(document):
+                reasons.append(f"it and certificate {place} are of one verification, and are not the same")
+        else:
+            shared = min(len(chain), len(past.runs.chain))
+            if chain[:shared] != past.runs.chain[:shared]:
+                reasons.append(
+                    f"its chain of verifications and that of certificate {place} part: there are two diaries"
+                )
+    return reasons, caveats
 
 
 def _test(shape: _Shape, commitment: Commitment) -> Iterator[str]:
@@ -338,35 +364,37 @@ def _timestamp(shape: _Shape, commitment: Commitment, authorities: Sequence[byte
         yield f"the model was asked before the commitment's timestamp of {time_text(found.time)}"
 
 
-def _keys(shape: _Shape, commitment: Commitment) -> tuple[Key, ...]:
-    """Return the revealed keys, or none if they are not those of the commitment."""
+def _revealed(shape: _Shape, commitment: Commitment) -> tuple[bytes, ...]:
+    """Return the revealed subseeds, or none if they are not those of the commitment, and of one test."""
     contents = [bytes.fromhex(text) for text in shape.revealed]
-    first = shape.test.first
     proof = [bytes.fromhex(text) for text in shape.proof]
-    if not merkle.verified(bytes.fromhex(commitment.root), commitment.spec.keys, first, contents, proof):
+    owned = [leaf(commitment.public_key, content) for content in contents]
+    root, count = bytes.fromhex(commitment.root), commitment.spec.keys
+    if len(contents) != commitment.dispute or not merkle.verified(root, count, shape.test.first, owned, proof):
         return ()
-    beacon = bytes.fromhex(shape.beacon.value)
-    return tuple(key_of(first + place, content, beacon, commitment.spec) for place, content in enumerate(contents))
+    return tuple(contents)
 
 
-def _queries(shape: _Shape, keys: Sequence[Key], commitment: Commitment) -> Iterator[str]:
-    if not keys:
+def _queries(shape: _Shape, subseeds: Sequence[bytes], commitment: Commitment) -> Iterator[str]:
+    if not subseeds:
         yield "the revealed keys are not those of the commitment, at these places"
         return
+    first, spec, beacon = shape.test.first, commitment.spec, bytes.fromhex(shape.beacon.value)
     indices = [query.index for query in shape.queries]
-    if indices != [key.index for key in keys]:
+    if indices != list(range(first, first + len(subseeds))):
         yield f"the queries are not of the revealed keys in their order: {str(indices)[:100]}"
         return
-    spec = commitment.spec
-    for query, key in zip(shape.queries, keys, strict=True):
-        if query.image != key.digest:
-            yield f"key {key.index} was asked with another image than its own"
+    for query, content in zip(shape.queries, subseeds, strict=True):
+        # One image at a time, as many large ones may not fit into memory.
+        if query.image != key_of(query.index, content, beacon, spec).digest:
+            yield f"key {query.index} was asked with another image than its own"
         if len(query.returned) > spec.topk or not all(OUTSIDE <= label < spec.classes for label in query.returned):
-            yield f"the answer to key {key.index} is not at most {spec.topk} of {spec.classes} classes"
+            yield f"the answer to key {query.index} is not at most {spec.topk} of {spec.classes} classes"
 
 
 def _caveats(shape: _Shape, *, trusted: bool) -> Iterator[str]:
     yield "that the model gave these answers is the owner's word: ask it again about the revealed keys"
+    yield "that there is no other commitment and no other diary is the owner's word too: look for what was published"
     if shape.timestamp.kind == "none":
         yield "no timestamp: only the owner vouches for when the commitment was made"
     elif not trusted:

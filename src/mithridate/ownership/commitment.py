@@ -1,16 +1,19 @@
 """The commitment: one hash that fixes keys, test and data before anybody knows how a model will answer.
 
-    root  = Merkle root of the subseeds
+    root  = Merkle root; its leaves are public key || subseed
     value = SHA256("taggant/v1/commit" || root || SHA256(canonical JSON of everything else))
 
 It is published, with a trusted timestamp, before the data are. The seed has 256 bits, so the hash hides the keys and
 binds the owner to them. It names the beacon, a public value that is drawn later and mixed into the keys, so that nobody
 can try seeds until an innocent model seems guilty; the owner's public key, so that nobody else can sign for it; and how
-many keys one dispute asks about, so that nobody can choose a lucky part of them afterwards.
+many keys one dispute asks about, so that nobody can choose a lucky part of them afterwards. The public key is in every
+leaf too: else somebody could commit to the same root under a key of their own, while the keys are still unknown, and
+issue the same certificates once they are revealed.
 """
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
@@ -35,6 +38,8 @@ from mithridate.ownership.secret import Secret
 
 SCHEMA = "mithridate.ownership-commitment/1"
 NO_BEACON = "none"
+MAX_PIXELS = 1 << 30
+"""Of all keys of a dispute: who checks a certificate makes their images."""
 _CAPS = Caps(file_bytes=1 << 20, depth=4, entries=1000)
 
 
@@ -72,6 +77,9 @@ class Commitment:
         if isinstance(self.dispute, bool) or self.dispute < 1 or self.spec.keys % self.dispute:
             message = f"the keys of a dispute must divide the {self.spec.keys} keys, got {self.dispute}"
             raise Misuse("MTH-1006", message, hint="the others are kept for later disputes")
+        if self.dispute * self.spec.size > MAX_PIXELS:
+            message = f"{self.dispute} images of {self.spec.size:,} bytes are more than {MAX_PIXELS:,} for one dispute"
+            raise Misuse("MTH-1006", message, hint="use fewer keys for a dispute, or smaller images")
         if self.dispute * math.log10(self.spec.classes) > MAX_DIGITS:
             message = (
                 f"{self.dispute} keys among {self.spec.classes} classes give p-values of more than {MAX_DIGITS} digits"
@@ -176,7 +184,6 @@ def commit(
     """
     if len(classes) != spec.classes:
         raise Misuse("MTH-1006", f"the keys have labels of {spec.classes} classes, and {len(classes)} were named")
-    leaves = [subseed(secret.seed, index) for index in range(spec.keys)]
     return Commitment(
         spec=spec,
         data=data,
@@ -185,8 +192,19 @@ def commit(
         dispute=spec.keys if dispute is None else dispute,
         beacon=beacon,
         public_key=secret.public_key,
-        root=merkle.root(leaves).hex(),
+        root=merkle.root(leaves(secret, spec.keys)).hex(),
     )
+
+
+def leaves(secret: Secret, count: int) -> list[bytes]:
+    """Return what the tree of a secret's keys is over."""
+    public = secret.public_key
+    return [leaf(public, subseed(secret.seed, index)) for index in range(count)]
+
+
+def leaf(public_key: str, subseed: bytes) -> bytes:
+    """Return what stands in the tree for a key of an owner."""
+    return bytes.fromhex(public_key) + subseed
 
 
 def class_hash(classes: Sequence[str]) -> str:
@@ -196,8 +214,8 @@ def class_hash(classes: Sequence[str]) -> str:
         Misuse: MTH-1006 when a name is there twice.
     """
     names = [str(name) for name in classes]
-    twice = next((name for place, name in enumerate(names) if name in set(names[:place])), None)
-    if twice is not None:
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
         raise Misuse("MTH-1006", f"the class {twice!r} is there twice; a label must mean one class")
     return tagged("classes", canonical(names)).hex()
 

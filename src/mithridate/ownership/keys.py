@@ -25,6 +25,8 @@ from mithridate.core.params import Checked, In, OneOf, check_fields, param
 
 SEED_BYTES = 32
 MAX_KEYS = 10_000
+MAX_SIZE = 1 << 24
+"""Bytes of one image: 2048 x 2048 with four channels."""
 _WORD = 1 << 32
 
 
@@ -60,6 +62,13 @@ class KeySpec(Checked):
         if self.side > min(self.height, self.width):
             size = f"{self.height} x {self.width}"
             raise Misuse("MTH-1005", f"noise of side {self.side} does not fit into images of {size}; lower side")
+        if self.size > MAX_SIZE:
+            raise Misuse("MTH-1005", f"an image of a key has {self.size:,} bytes, and may have {MAX_SIZE:,}")
+
+    @property
+    def size(self) -> int:
+        """How many bytes an image has."""
+        return self.channels * self.height * self.width
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

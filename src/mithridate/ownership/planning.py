@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from mithridate.core.errors import Misuse
-from mithridate.ownership.significance import binomial_tails, binomial_upper
+from mithridate.ownership.significance import binomial_upper, hits_at
 
 GRIND = 1 << 64
 """How many seeds somebody might try until an innocent model seems guilty, where no beacon forbids it."""
@@ -56,10 +56,9 @@ def hits_needed(
         Misuse: MTH-1010 for numbers that cannot be.
     """
     level = exact(alpha, "alpha") / factor(run, grindable=grindable)
-    tails = binomial_tails(keys, Fraction(topk, classes)) if 1 <= topk <= classes and keys > 0 else None
-    if tails is None:
+    if not 1 <= topk <= classes or keys < 1:
         raise Misuse("MTH-1010", f"there is no test of {keys} keys by {topk} answers out of {classes} classes")
-    return next((hits for hits, tail in enumerate(tails) if tail <= level), None)
+    return hits_at(keys, Fraction(topk, classes), level)
 
 
 def power(

@@ -18,7 +18,7 @@ dependent through the labels: combine by `holm`, `bonferroni`, or the mean of e-
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
@@ -49,7 +49,28 @@ def binomial_upper(hits: int, keys: int, chance: Fraction) -> Fraction:
         Misuse: MTH-1010 for numbers that cannot be.
     """
     _within(0, hits, keys, "hits", "keys")
-    return binomial_tails(keys, chance)[hits]
+    if not 0 <= chance <= 1:
+        raise Misuse("MTH-1010", f"a chance lies between 0 and 1, got {chance}")
+    # One fraction, made at the end: bringing each term to lowest terms would take most of the time.
+    return Fraction(sum(itertools.islice(_ways(keys, chance), keys - hits + 1)), chance.denominator**keys)
+
+
+def hits_at(keys: int, chance: Fraction, level: Fraction) -> int | None:
+    """Return the least number of hits whose tail is at most a level, or None if that of `keys` hits is above it.
+
+    Raises:
+        Misuse: MTH-1010 for a chance that cannot be.
+    """
+    if keys < 0 or not 0 <= chance <= 1:
+        raise Misuse("MTH-1010", f"a chance lies between 0 and 1, got {chance} for {keys} keys")
+    limit = level.numerator * chance.denominator**keys
+    tail, least = 0, None
+    for hits, count in zip(range(keys, -1, -1), _ways(keys, chance), strict=True):
+        tail += count
+        if tail * level.denominator > limit:
+            break
+        least = hits
+    return least
 
 
 def binomial_tails(keys: int, chance: Fraction) -> tuple[Fraction, ...]:
@@ -60,10 +81,9 @@ def binomial_tails(keys: int, chance: Fraction) -> tuple[Fraction, ...]:
     """
     if keys < 0 or not 0 <= chance <= 1:
         raise Misuse("MTH-1010", f"a chance lies between 0 and 1, got {chance} for {keys} keys")
-    yes, total = chance.numerator, chance.denominator
-    ways = [math.comb(keys, j) * yes**j * (total - yes) ** (keys - j) for j in range(keys, -1, -1)]
-    whole = total**keys
-    return tuple(Fraction(count, whole) for count in reversed(list(itertools.accumulate(ways))))
+    whole = chance.denominator**keys
+    tails = list(itertools.accumulate(_ways(keys, chance)))
+    return tuple(Fraction(count, whole) for count in reversed(tails))
 
 
 def poisson_binomial_tail(hits: int, sizes: Sequence[int], *, classes: int) -> Fraction:
@@ -253,6 +273,19 @@ def log10_text(value: Fraction) -> str:
     """Return the decimal logarithm with six digits after the point, the same on every machine."""
     text = f"{_log10(value):.6f}"
     return "0.000000" if text == "-0.000000" else text
+
+
+def _ways(keys: int, chance: Fraction) -> Iterator[int]:
+    """Yield for keys, keys - 1, ..., 0 hits how many of denominator^keys equally likely cases have exactly so many."""
+    yes, no = chance.numerator, chance.denominator - chance.numerator
+    if not yes:
+        yield from (0 if j else no**keys for j in range(keys, -1, -1))
+        return
+    count = yes**keys
+    for j in range(keys, -1, -1):
+        yield count
+        # comb(keys, j - 1) yes^(j - 1) no^(keys - j + 1) from the one for j, without remainder.
+        count = count * (j * no) // ((keys - j + 1) * yes)
 
 
 def _log10(value: Fraction) -> Decimal:
