@@ -25,7 +25,8 @@ from mithridate.core.errors import Misuse
 from mithridate.ownership.commitment import commit
 from mithridate.ownership.keys import KeySpec
 from mithridate.ownership.secret import Secret
-from mithridate.ownership.timestamp import Stamp
+from mithridate.ownership.timestamp import Stamp, write_request
+from stamping import Authority
 
 CLASSES = ("ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
 SPEC = KeySpec(keys=10, topk=1, classes=10, side=4, channels=1, height=8, width=8)
@@ -338,7 +339,110 @@ def test_a_clock_before_the_timestamp() -> None:
     check_clock(replace(stamp, time=datetime.now(UTC) - timedelta(hours=1)), datetime.now(UTC))
 
 
+def test_a_timestamp_from_its_request_to_its_certificate(run: Any, tmp_path: Path) -> None:
+    """As an owner does it, with an authority of our own: commit, have it stamped, verify, and let others check."""
+    authority, stranger = Authority.new(), Authority.new()
+    Path("authority.pem").write_bytes(authority.pem)
+    Path("stranger.pem").write_bytes(stranger.pem)
+    small_set(tmp_path / "set.npz")
+    SECRET.write(Path("secret.tag"))
+    words = ("--keys", "10", "--alpha", "0.01", "--beacon", "drand quicknet round 1")
+    assert run("own", "commit", "set.npz", *words).code == 0
+    answer = authority.answer(Path("commitment.tsq").read_bytes(), datetime.now(UTC) - timedelta(minutes=5))
+    Path("commitment.tsr").write_bytes(answer)
+    owned = open_owned(Path("secret.tag"), Path("commitment.json"), BEACON)
+    names = owned.committed.classes
+    table = predictions([names[key.label] for key in owned.keys])
+    asked = ("own", "verify", "--predictions", table, "--beacon-value", BEACON, "--timestamp", "commitment.tsr")
+    refused = run(*asked, "--authority", "stranger.pem", "--json")
+    assert (refused.code, refused.document["error"]["code"]) == (2, "MTH-1009")
+    outcome = run(*asked, "--authority", "authority.pem", "--json")
+    assert outcome.code == 0, outcome.err
+    assert (outcome.document["shown"], outcome.document["shown_to_sceptics"]) == (True, True)
+    assert outcome.document["resistant_p_value_exact"] == outcome.document["adjusted_p_value_exact"] == "2/59049"
+    assert not any("timestamp's signature" in caveat for caveat in outcome.document["caveats"])
+    checked = run("own", "check", "certificate-1.json", "--authority", "authority.pem", "--json").document
+    assert (checked["valid"], checked["shown_to_sceptics"]) == (True, True)
+    unchecked = run("own", "check", "certificate-1.json", "--json").document
+    assert (unchecked["valid"], unchecked["shown_to_sceptics"]) == (True, False)
+    other = run("own", "check", "certificate-1.json", "--authority", "stranger.pem", "--json")
+    assert (other.code, other.document["valid"]) == (1, False)
+    assert "not signed by these authorities" in other.document["reasons"][0]
+
+
+def test_a_stamp_of_tomorrow_stops_before_anybody_is_asked(run: Any) -> None:
+    owned, authority = owner(), Authority.new()
+    write_request(owned.commitment.value, Path("commitment.tsq"))
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    Path("commitment.tsr").write_bytes(authority.answer(Path("commitment.tsq").read_bytes(), tomorrow))
+    words = ("own", "verify", "--predictions", predictions(guilty(owned)), "--timestamp", "commitment.tsr", "--json")
+    outcome = run(*words)
+    assert (outcome.code, outcome.document["error"]["code"]) == (2, "MTH-1072")
+    assert not Path("commitment.diary.jsonl").exists()
+
+
+# Asking again
+
+
+def test_whoever_doubts_the_owner_asks_the_model_again(run: Any) -> None:
+    owned = owner()
+    true, other = predictions(guilty(owned)), predictions(guilty(owned, hits=1), "other.csv")
+    assert run("own", "verify", "--predictions", true).code == 0
+    Path("secret.tag").unlink()
+    words = ("own", "check", "certificate-1.json", "--classes", "commitment.data.json", "--json")
+    confirmed = run(*words, "--predictions", true)
+    assert (confirmed.code, confirmed.document["again"]["confirmed"]) == (0, True)
+    assert (confirmed.document["again"]["hits"], confirmed.document["again"]["same_answers"]) == (10, 10)
+    denied = run(*words, "--predictions", other)
+    assert (denied.code, denied.document["again"]["confirmed"], denied.document["valid"]) == (1, False, True)
+    assert denied.document["again"]["same_answers"] == 1
+    Path("none.csv").write_text("key,label\n")
+    silent = run(*words, "--predictions", "none.csv")
+    assert (silent.code, silent.document["again"]["confirmed"]) == (3, False)
+    Path("numbers.csv").write_text("key,label\n" + "".join(f"{key.index},{key.label}\n" for key in owned.keys))
+    assert run("own", "check", "certificate-1.json", "--predictions", "numbers.csv").code == 0
+    assert Path("commitment.diary.jsonl").read_text().count('"salt"') == 1
+
+
+def test_a_model_that_shows_nothing_confirms_only_what_it_was_asked(run: Any) -> None:
+    owned = owner()
+    run("own", "verify", "--predictions", predictions(guilty(owned, hits=1)))
+    Path("none.csv").write_text("key,label\n")
+    words = ("own", "check", "certificate-1.json", "--classes", "commitment.data.json")
+    assert run(*words, "--predictions", "none.csv").code == 3
+    assert run(*words, "--predictions", "predictions.csv").code == 0
+
+
+def test_revealed_keys_are_written_for_whoever_asks_by_hand(run: Any) -> None:
+    owned = owner(dispute=5)
+    run("own", "verify", "--predictions", predictions(guilty(owned)))
+    assert run("own", "check", "certificate-1.json", "--queries", "revealed").code == 0
+    assert sorted(path.name for path in Path("revealed").glob("*.png")) == [f"key-{k:04d}.png" for k in range(5)]
+    run("own", "verify", "--queries", "asked")
+    for path in Path("asked").glob("*.png"):
+        assert path.read_bytes() == (Path("revealed") / path.name).read_bytes()
+
+
+def test_names_of_other_classes_are_refused(run: Any) -> None:
+    owned = owner()
+    run("own", "verify", "--predictions", predictions(guilty(owned)))
+    Path("names.json").write_text(json.dumps(CLASSES[::-1]))
+    outcome = run(
+        "own", "check", "certificate-1.json", "--classes", "names.json", "--predictions", "predictions.csv", "--json"
+    )
+    assert (outcome.code, outcome.document["error"]["code"]) == (2, "MTH-1077")
+
+
 # Ways to ask
+
+
+def test_a_certificate_goes_where_it_was_told_to(run: Any) -> None:
+    owned = owner()
+    assert run("own", "verify", "--predictions", predictions(guilty(owned)), "-o", "new/folder/c.json").code == 0
+    assert run("own", "check", "new/folder/c.json").code == 0
+    Path("file").write_text("")
+    assert run("own", "verify", "--predictions", "predictions.csv", "-o", "file/c.json").code == 4
+    assert Path("commitment.diary.jsonl").read_text().count('"salt"') == 1
 
 
 def test_a_command_is_asked(run: Any) -> None:
@@ -487,7 +591,9 @@ def test_data_that_were_changed_since_the_commitment(run: Any, tmp_path: Path) -
     assert (outcome.code, outcome.document["error"]["code"]) == (2, "MTH-1071")
 
 
-def test_a_class_with_too_few_images_is_never_drawn_anew(run: Any, tmp_path: Path) -> None:
+def test_a_class_with_too_few_images_is_never_drawn_anew(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fewer than the budget: fewer marks, and a note. None for some key: an error, and nothing is written."""
     small_set(tmp_path / "set.npz", counts=(4, 4, 4))
     SECRET.write(Path("secret.tag"))
@@ -495,9 +601,12 @@ def test_a_class_with_too_few_images_is_never_drawn_anew(run: Any, tmp_path: Pat
     outcome = run("own", "mark", "set.npz", "--commitment", "six.json", "--budget", "4", *QUICK, "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.document["marked_images"] < 24
-    assert all("instead of 4" in note for note in outcome.document["notes"])
-    assert outcome.document["notes"]
+    (note,) = outcome.document["notes"]
+    assert "fewer images than the budget" in note
+    private = json.loads(Path("marked.marks.json").read_text())
+    assert "instead of 4" in "".join(key["note"] for key in private["keys"])
     run("own", "commit", "set.npz", "--keys", "60", "-o", "many.json", "--timestamp", "none")
+    monkeypatch.setattr("mithridate.audit.owning_marking.surrogates_of", lambda *words: pytest.fail("trained before"))
     refused = run("own", "mark", "set.npz", "--commitment", "many.json", "-o", "new", *QUICK, "--json")
     assert (refused.code, refused.document["error"]["code"]) == (2, "MTH-1030")
     assert "never drawn anew" in refused.err
@@ -535,6 +644,22 @@ def test_a_self_check_says_whether_marks_would_be_found(run: Any, tmp_path: Path
     assert [trial["guilty"] for trial in document["trials"]].count(True) == 1
     assert 0 <= document["power"] < 0.8
     assert document["keys"] == 4
+
+
+def test_marks_are_tried_as_they_were_written(run: Any, tmp_path: Path) -> None:
+    small_set(tmp_path / "set.npz")
+    run("own", "keygen")
+    run("own", "commit", "set.npz", "--keys", "4")
+    run("own", "mark", "set.npz", "--budget", "2", "--epsilon", "16/255", *QUICK)
+    words = ("own", "selfcheck", "set.npz", "--marked", "marked/data.npz", "--victims", "1", *QUICK[:6], "--json")
+    outcome = run(*words)
+    assert outcome.code == 3, outcome.err
+    assert (outcome.document["marked_images"], outcome.document["keys"]) == (8, 4)
+    assert outcome.document["largest_change"] <= 16 / 255
+    assert not Path("commitment.diary.jsonl").exists()
+    for change, code in [(("--marked", "set.npz"), "MTH-1078"), (("--budget", "3"), "MTH-1078")]:
+        refused = run(*words, *change)
+        assert (refused.code, refused.document["error"]["code"]) == (2, code)
 
 
 # The whole

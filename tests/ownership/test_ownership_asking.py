@@ -1,9 +1,14 @@
 """Asking models: whatever an answer looks like, and however it fails, it becomes labels or a counted miss."""
 
+import ipaddress
+import socket
+import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -62,6 +71,7 @@ def test_the_file_of_a_key_keeps_every_pixel(channels: int) -> None:
         ([{"label": "cat", "score": 0.1}, {"label": "emu", "score": 0.7}, {"label": "dog", "score": 0.2}], (2, 1)),
         ([[{"label": "cat", "score": 0.1}, {"label": "emu", "score": 0.7}]], (2, 0)),
         ({"class": "1"}, (1,)),
+        ([{"label": "cat", "score": 1}, {"label": "emu", "score": 10**400}, {"label": "dog", "score": 1.5}], (2, 1)),
     ],
 )
 def test_the_forms_of_an_answer(reply: object, labels: tuple[int, ...]) -> None:
@@ -219,7 +229,7 @@ def test_queries_that_are_written_can_be_filled_in(tmp_path: Path) -> None:
 
 def script(tmp_path: Path, body: str) -> str:
     path = tmp_path / "query.py"
-    path.write_text(f"import sys, time\n{body}\n")
+    path.write_text(f"import os, sys, time\n{body}\n")
     return f"{sys.executable} -S {path} {{}}"
 
 
@@ -234,6 +244,7 @@ def script(tmp_path: Path, body: str) -> str:
         ("sys.stdout.buffer.write(bytes([255]))", "malformed", None),
         ("pass", "abstained", None),
         ("print('dog'); sys.exit(3)", "failed", None),
+        ("print('dog', flush=True); os.kill(os.getpid(), 9)", "failed", None),
         ("print('x' * 100_000)", "failed", None),
     ],
 )
@@ -251,8 +262,6 @@ def test_a_command_sees_the_key(tmp_path: Path) -> None:
 
 
 def test_a_late_command_is_killed_with_its_children(tmp_path: Path) -> None:
-    import time
-
     body = f"""
 import subprocess
 subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(2); open({str(tmp_path / "late")!r}, 'w')"])
@@ -281,6 +290,26 @@ def test_what_is_no_command(template: str) -> None:
 # A service
 
 Reply = tuple[int, bytes]
+
+
+def tls_files(folder: Path) -> tuple[Path, Path]:
+    """Return the certificate of 127.0.0.1, which it signed itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
+    host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(host, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, private = folder / "host.pem", folder / "host.key"
+    pem.write_bytes(certificate.public_bytes(Encoding.PEM))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return pem, private
 
 
 @contextmanager
@@ -399,6 +428,65 @@ def test_a_service_that_is_late() -> None:
         going.set()
     assert answer.kind == "failed"
     assert "0.2 s" in answer.note
+
+
+@contextmanager
+def raw_service(speak: Callable[[socket.socket], None], context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A server that takes one connection after another and does what it likes with it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        over = threading.Event()
+
+        def serve() -> None:
+            while not over.is_set():
+                with suppress(OSError):
+                    plain, _ = listener.accept()
+                    plain.settimeout(5)
+                    with context.wrap_socket(plain, server_side=True) if context else plain as connection:
+                        speak(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            over.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b""])
+def test_a_service_that_sends_a_byte_now_and_then_is_cut_off(begin: bytes) -> None:
+    """Each byte is in time; a limit on each wait alone would let it go on for years."""
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(begin)
+        for _ in range(400):
+            connection.sendall(b"a")
+            time.sleep(0.02)
+
+    with raw_service(drip) as port:
+        answer = HttpOracle(f"http://127.0.0.1:{port}/", ONE, deadline=0.3, pause=0.0).ask(query())
+    assert answer.kind == "failed"
+    assert "no whole reply within 0.3 s" in answer.note
+
+
+def test_a_service_is_who_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pem, key = tls_files(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, key)
+
+    def speak(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")
+
+    with raw_service(speak, context) as port:
+        url = f"https://127.0.0.1:{port}/"
+        refused = HttpOracle(url, ONE, pause=0.0).ask(query())
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        trusted = HttpOracle(url, ONE, pause=0.0).ask(query())
+    assert refused.kind == "failed"
+    assert "CERTIFICATE_VERIFY_FAILED" in refused.note
+    assert trusted.labels == (1,)
 
 
 def test_a_service_that_is_not_there() -> None:

@@ -24,7 +24,8 @@ def test_it_counts_and_plans_as_the_test_does():
     keys = derive(b"s" * 32, b"", SPEC)
     net = train(plan, 9)
     marked = mark(digits.train, keys, [net], Marking(budget=20, epsilon=0.3, steps=25))
-    found = selfcheck(plan, marked, keys, Inquiry(victims=1, topk=2, alpha=0.05), test=digits.test, tell=told.append)
+    how, guilty = Inquiry(victims=1, topk=2, alpha=0.05), marked.apply(digits.train)
+    found = selfcheck(plan, guilty, keys, how, test=digits.test, tell=told.append)
     assert [each.guilty for each in found.trials] == [True, False]
     assert found.trials[0].p_value == binomial_tail(found.trials[0].hits, keys=5, topk=2, classes=10)
     assert found.hit_rate == found.trials[0].hits / 5

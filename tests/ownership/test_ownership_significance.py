@@ -13,7 +13,7 @@ from scipy import stats
 from mithridate.core.errors import Misuse
 from mithridate.ownership import significance as tests
 from mithridate.ownership.planning import factor, hits_needed, keys_needed, power, table
-from mithridate.ownership.significance import binomial_tail
+from mithridate.ownership.significance import binomial_tail, binomial_tails, hits_at
 
 
 def enumerated(statistic, observed, values, keys) -> Fraction:
@@ -311,3 +311,17 @@ def test_runs_spend_no_more_than_the_level_whenever_the_owner_stops():
     assert sum(Fraction(1, factor(run)) for run in range(1, 2000)) < 1
     assert [factor(run) for run in (1, 2, 3)] == [2, 6, 12]
     assert factor(1, grindable=True) == 2 << 64
+
+
+@given(
+    keys=st.integers(0, 30),
+    chance=st.fractions(0, 1, max_denominator=50),
+    level=st.fractions(0, 1, max_denominator=10**6),
+)
+def test_the_least_hits_at_a_level_by_looking_at_each(keys, chance, level):
+    tails = binomial_tails(keys, chance)
+    assert tails == tuple(
+        sum((math.comb(keys, j) * chance**j * (1 - chance) ** (keys - j) for j in range(h, keys + 1)), Fraction(0))
+        for h in range(keys + 1)
+    )
+    assert hits_at(keys, chance, level) == next((h for h, tail in enumerate(tails) if tail <= level), None)

@@ -5,6 +5,7 @@
 Image folders and parquet files are written again file by file; what has no files (`digits`) becomes one npz file.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from mithridate.data.examples import Examples
 from mithridate.data.rewriting import locate
 from mithridate.data.sources import DataSet, load, read_raw
 from mithridate.models.saved import describe, load_model
+from mithridate.ownership.choosing import check_counts
 from mithridate.ownership.marking import Marked, Marking, Signal, mark
 from mithridate.ownership.secret import Secret
 from mithridate.ownership.selfcheck import Inquiry, SelfCheck, selfcheck
@@ -122,6 +124,8 @@ def mark_data(
     choice = owned.committed.data
     data = load(source, size=choice.size, per_class=choice.per_class)
     check_data(owned.committed, data.train.fingerprint, source)
+    if config.mode != "betrayal":
+        check_counts(data.train, Counter(key.label for key in owned.keys))
     plan = how.plan(data)
     progress.start(_PIECES, "marking")
     nets = surrogates_of(data, plan, how, seed, progress)
@@ -133,7 +137,7 @@ def mark_data(
         augment=augmentation(plan),
         mean=data.mean,
         seed=owned.marks_seed(seed),
-        tell=_tell(progress),
+        tell=tell_progress(progress),
     )
     progress.close()
     summary = summary_of(marked, data.train)
@@ -143,11 +147,9 @@ def mark_data(
             source, data.train, marked, owned.keys, signal=signal, to=Writing(out=to.out, manifest=to.manifest)
         )
         summary["left_out"] = len(found.left_out)
-        summary["notes"] += [
-            f"{image.file}{'' if image.row_in_file is None else f', row {image.row_in_file}'} was left as it is: "
-            f"{image.note}"
-            for image in found.left_out
-        ]
+        # Not which: the manifest says it, to the owner alone.
+        reasons = Counter(image.note for image in found.left_out)
+        summary["notes"] += [f"{count} images were left as they are: {why}" for why, count in reasons.items()]
         summary["cosine_after_encoding"] = round(sum(key.written for key in found.keys) / len(found.keys), 4)
         place = str(to.out)
     else:
@@ -206,16 +208,25 @@ def summary_of(marked: Marked, examples: Examples) -> dict[str, Any]:
         "clean_cosine": round(sum(each.clean_cosine for each in marks) / len(marks), 4),
         "largest_change": max(each.largest for each in marks),
         "psnr": round(sum(each.psnr for each in marks) / len(marks), 2),
-        "notes": list(marked.notes),
+        "notes": _notes(marked),
     }
 
 
-def _tell(progress: Progress) -> Tell:
+def _notes(marked: Marked) -> list[str]:
+    """Return what the owner should know; not which key it is, as that tells its label, but the manifest has it."""
+    few = sum(1 for mark in marked.marks if mark.note)
+    return [f"{few} of {len(marked.marks)} keys have fewer images than the budget: their classes have no more"] * (
+        few > 0
+    )
+
+
+def tell_progress(progress: Progress, pieces: int = _PIECES) -> Tell:
+    """Return what shows a progress that is told in shares."""
     shown = 0
 
     def tell(word: Mapping[str, Any]) -> None:
         nonlocal shown
-        now = int(_PIECES * float(word.get("done", 0.0)))
+        now = int(pieces * float(word.get("done", 0.0)))
         progress.advance(max(0, now - shown), f"key {word['key']}" if "key" in word else "")
         shown = max(now, shown)
 
@@ -300,19 +311,19 @@ def try_marks(
         augment=augmentation(plan),
         mean=data.mean,
         seed=address(seed, "marks"),
-        tell=_tell(progress),
+        tell=tell_progress(progress),
     )
     progress.close()
     progress.start(_PIECES, "models with and without marks")
     spec = committed.commitment.spec
     found = selfcheck(
         replace(plan, data=data.train),
-        marked,
+        marked.apply(data.train),
         owned.keys,
         Inquiry(victims=trying.victims, topk=spec.topk, alpha=float(committed.commitment.alpha)),
         test=data.test,
         seed=address(seed, "victims"),
-        tell=_tell(progress),
+        tell=tell_progress(progress),
     )
     progress.close()
     return found, {**summary_of(marked, data.train), "config": asdict(config), "topk": spec.topk}

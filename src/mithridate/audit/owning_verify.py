@@ -207,6 +207,7 @@ def verify(
     *,
     block: int = 0,
     stamp: Stamp | None = None,
+    authorities: Sequence[bytes] = (),
     tell: Callable[[Answer], None] = lambda answer: None,
 ) -> Verified:
     """Ask a model about the keys of one test, and issue the certificate of what it answered.
@@ -219,6 +220,7 @@ def verify(
         diary: Where verifications are written down.
         block: Which keys; each dispute should have its own.
         stamp: The trusted timestamp of the commitment.
+        authorities: Certificates, PEM, of the authorities that are trusted to have signed it.
         tell: Told each answer.
 
     Raises:
@@ -235,7 +237,7 @@ def verify(
         for key, answer, time in zip(keys, asked.answers, asked.times, strict=True)
     ]
     certificate = issue(owned.secret, owned.commitment, run, records, beacon=owned.beacon, stamp=stamp)
-    report = check(certificate)
+    report = check(certificate, authorities=authorities)
     assert report.valid, f"a certificate that was just issued is valid: {report.reasons}"
     assert report.evidence is not None, "a valid certificate has evidence"
     notes = (*_lacking(oracle, owned.committed), *asked.tally.notes)

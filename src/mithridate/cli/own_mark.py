@@ -291,8 +291,8 @@ def mark(
         *(f"note: {note}" for note in found["notes"]),
         f"wrote {found['data']}; publish this",
         f"wrote {found['manifest']}; keep this to yourself",
-        "next: before you publish, see whether such marks would be found: "
-        + command("own", "selfcheck", dataset, "--budget", config.budget, "--epsilon", f"{config.epsilon:.4g}"),
+        "next: before you publish, see whether these marks would be found: "
+        + command("own", "selfcheck", dataset, "--marked", found["data"], "--commitment", path_word(owner.commitment)),
     )
 
 
@@ -304,20 +304,45 @@ def selfcheck(
     how: MarkOptions,
     nets: SurrogateOptions,
     test: TryOptions,
+    owner: OwnerOptions,
+    marked: Annotated[
+        str | None,
+        option("--marked", "DATA", "What `own mark` wrote of DATASET: try these marks, with your secret."),
+    ] = None,
 ) -> None:
     """Train models with and without marks, with keys that are thrown away, and say whether the test would find them.
+
+    With --marked, nothing is marked: models are trained on marked data as they were written, and asked about the keys
+    of the commitment's first test. They are not kept, and nothing is written into the diary.
 
     Exit code: 0 the power at the measured share of hits is what is wanted or more; 3 it is less.
     """
     choice = read.choice(dataset)
     nets.check()
     given = how.given()
-    from mithridate.audit.owning_marking import Trying, marking_of, try_marks
+    if marked is not None:
+        _only_trained(given, nets)
+        owned = owner.opened()
+        from mithridate.audit.owning_trial import try_written
 
-    trying = Trying(keys=test.keys, topk=test.topk, side=test.side, alpha=test.alpha, victims=test.victims)
-    found, about = try_marks(
-        choice, marking_of(dataset, given), nets.training(), trying, seed=nets.seed, progress=session.progress()
-    )
+        found, about = try_written(
+            owned,
+            dataset,
+            marked,
+            nets.training(),
+            victims=test.victims,
+            seed=nets.seed,
+            progress=session.progress(),
+        )
+        last = "Nothing of this is evidence: the models were trained by yourself. Keep them, and the keys, to yourself."
+    else:
+        from mithridate.audit.owning_marking import Trying, marking_of, try_marks
+
+        trying = Trying(keys=test.keys, topk=test.topk, side=test.side, alpha=test.alpha, victims=test.victims)
+        found, about = try_marks(
+            choice, marking_of(dataset, given), nets.training(), trying, seed=nets.seed, progress=session.progress()
+        )
+        last = "Nothing of this is evidence: the keys were made for the check and are thrown away."
     document = {**about, **found.to_json(), "wanted_power": test.power}
     rows = [
         ("guilty" if trial.guilty else "innocent", f"{trial.hits} of {found.keys}", f"{float(trial.p_value):.3g}")
@@ -333,6 +358,18 @@ def selfcheck(
         f"{about['marked_images']} images marked, {about['share']:.2%}, PSNR {about['psnr']:.1f} dB"
         + ("" if cost is None else f"; accuracy {cost:+.2%} lost"),
         *(f"note: {note}" for note in about["notes"]),
-        "Nothing of this is evidence: the keys were made for the check and are thrown away.",
+        last,
     )
     raise typer.Exit(int(ExitCode.PASS if found.power >= test.power else ExitCode.INCONCLUSIVE))
+
+
+def _only_trained(given: dict[str, Any], nets: SurrogateOptions) -> None:
+    """Refuse what makes marks beside marks that are there.
+
+    Raises:
+        Misuse: MTH-1078.
+    """
+    making = [name for name, value in given.items() if value is not None] + ["surrogate"] * bool(nets.surrogate)
+    if making:
+        flag = f"--{making[0].replace('_', '-')}"
+        raise Misuse("MTH-1078", f"{flag} says how marks are made, and --marked names marks that are there")

@@ -1,5 +1,6 @@
 """`mithridate own verify` and `check`: ask a model, and check what somebody says came of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +10,15 @@ import typer
 from mithridate.cli._owning import OwnerOptions, figures_view, option
 from mithridate.cli._session import Session, command, path_word
 from mithridate.cli._verb import verb
+from mithridate.core.artefacts import disk_errors
+from mithridate.core.boundary import read_json
 from mithridate.core.errors import ExitCode, Misuse
 
 if TYPE_CHECKING:
-    from mithridate.audit.owning import Owned
-    from mithridate.ownership.asking import AbstractOracle, LabelSpace
+    from mithridate.audit.owning import Committed, Owned
+    from mithridate.audit.owning_again import Again
+    from mithridate.ownership.asking import AbstractOracle, LabelSpace, Query
+    from mithridate.ownership.checking import Report
 
 _WAYS = ("--model", "--predictions", "--command", "--http")
 
@@ -71,17 +76,19 @@ class AskOptions:
         ),
     ] = "cpu"
 
+    @property
+    def named(self) -> list[str]:
+        """The flags that name a model."""
+        ways = zip(_WAYS, (self.model, self.predictions, self.command, self.http), strict=True)
+        return [flag for flag, value in ways if value is not None]
+
     def check(self, *, needed: bool) -> None:
         """Make sure that one model is named, and in one way.
 
         Raises:
             Misuse: MTH-1074; MTH-0881, there is no such model.
         """
-        given = [
-            flag
-            for flag, value in zip(_WAYS, (self.model, self.predictions, self.command, self.http), strict=True)
-            if value is not None
-        ]
+        given = self.named
         if len(given) > 1 or (needed and not given):
             raise Misuse(
                 "MTH-1074",
@@ -97,7 +104,7 @@ class AskOptions:
 
             check_name(self.model_name)
 
-    def oracle(self, owned: "Owned", space: "LabelSpace") -> "AbstractOracle":
+    def oracle(self, committed: "Committed", space: "LabelSpace") -> "AbstractOracle":
         """Return what is asked."""
         from mithridate.ownership.asking import CommandOracle, HttpOracle, PredictionsOracle
 
@@ -110,7 +117,7 @@ class AskOptions:
         assert self.model is not None, "checked before"
         from mithridate.audit.owning_verify import model_oracle
 
-        return model_oracle(self.model, owned.committed, space, name=self.model_name, device=self.device)
+        return model_oracle(self.model, committed, space, name=self.model_name, device=self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,14 +166,24 @@ def verify(
         _write_queries(session, owned, block, queries)
         return
     trusted = owning_verify.open_stamp(stamp.timestamp, owned.commitment, stamp.authority or ())
-    oracle = who.oracle(owned, space)
+    oracle = who.oracle(owned.committed, space)
     diary = owning.diary_path(owner.commitment)
     path = out or Path(f"certificate-{owning_verify.next_run(diary, owned.commitment)}.json")
     owning.check_new(path)
+    # Before anybody is asked: a verification without its certificate would count all the same.
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    trust = owning_verify.read_authorities(stamp.authority or ()) if trusted else ()
     progress = session.progress()
     progress.start(owned.commitment.dispute, "asking")
     found = owning_verify.verify(
-        owned, oracle, diary, block=block, stamp=trusted, tell=lambda answer: progress.advance(1, answer.kind)
+        owned,
+        oracle,
+        diary,
+        block=block,
+        stamp=trusted,
+        authorities=trust,
+        tell=lambda answer: progress.advance(1, answer.kind),
     )
     progress.close()
     write(path, found.certificate)
@@ -185,14 +202,22 @@ def verify(
 
 def _write_queries(session: Session, owned: "Owned", block: int, folder: Path) -> None:
     from mithridate.audit.owning_verify import queries_of, space_of
+
+    next_step = ("own", "verify", "--predictions")
+    _written(session, queries_of(owned, block), space_of(owned.committed), folder, next_step)
+
+
+def _written(
+    session: Session, queries: "Sequence[Query]", space: "LabelSpace", folder: Path, next_step: tuple[str, ...]
+) -> None:
     from mithridate.ownership.asking import write_queries
 
-    written = write_queries(queries_of(owned, block), space_of(owned.committed), folder)
+    written = write_queries(queries, space, folder)
     session.result(
         {"written": [str(path) for path in written]},
         f"wrote {len(written) - 1} images and {written[-1]}",
         "show them to the model without saying what they are for, write its labels into the table, best first, then",
-        command("own", "verify", "--predictions", path_word(written[-1])),
+        command(*next_step, path_word(written[-1])),
     )
 
 
@@ -200,6 +225,7 @@ def _write_queries(session: Session, owned: "Owned", block: int, folder: Path) -
 def check(
     session: Session,
     certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="What `mithridate own verify` wrote.")],
+    who: AskOptions,
     authority: Annotated[
         list[Path] | None,
         option("--authority", "PEM", "Certificate of a timestamp authority that you trust; may be repeated."),
@@ -208,20 +234,36 @@ def check(
         list[Path] | None,
         option("--earlier", "CERTIFICATE", "Another certificate of the same commitment; may be repeated."),
     ] = None,
+    classes: Annotated[
+        Path | None,
+        option("--classes", "JSON", "Names of the classes: the owner's commitment.data.json.", "Who is asked"),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        option("--queries", "DIR", "Ask nobody: write the images of the revealed keys and a table to fill in."),
+    ] = None,
 ) -> None:
     """Recompute everything in a certificate from what it reveals; needs neither the secret nor torch.
 
-    Exit code: 0 the certificate is valid, whatever it shows; 1 it is not, with a reason for each failure.
+    With a model, ask it again about the revealed keys, as whoever does not take the owner's word does. Exit code: 0 the
+    certificate is valid, whatever it shows, and a model that was asked has the same outcome; 1 it is not, with a reason
+    for each failure, or the outcome is another; 3 the model gave too few answers.
     """
+    who.check(needed=False)
     from mithridate.audit.owning_verify import figures, read_authorities
-    from mithridate.core.boundary import read_json
-    from mithridate.ownership.checking import check_file
+    from mithridate.ownership.checking import CAPS, check_file
 
     report = check_file(
         certificate,
         authorities=read_authorities(authority or ()),
-        earlier=[read_json(path) for path in earlier or ()],
+        earlier=[read_json(path, caps=CAPS) for path in earlier or ()],
     )
+    if report.valid and queries is not None:
+        _written(
+            session, *_revealed(certificate, classes), queries, ("own", "check", str(certificate), "--predictions")
+        )
+        return
+    again = _asked_again(session, certificate, report, who, classes) if report.valid and who.named else None
     document = {
         "valid": report.valid,
         "shown": report.shown,
@@ -238,5 +280,38 @@ def check(
         says = "shows" if report.shown else "does not show"
         views.append(f"It {says} at the committed level that the model depends on the marked data.")
     views += [f"note: {caveat}" for caveat in report.caveats]
+    if again is not None:
+        document["again"] = again.document()
+        views += [again.verdict.sentence, *again.verdict.reasons]
     session.result(document, *views)  # type: ignore[arg-type]
+    if again is not None:
+        raise typer.Exit(int(again.verdict.exit_code))
     raise typer.Exit(int(ExitCode.PASS if report.valid else ExitCode.GATE_FAILED))
+
+
+def _revealed(certificate: Path, classes: Path | None) -> tuple[list["Query"], "LabelSpace"]:
+    """Return the questions of a certificate, and how their answers are read."""
+    from mithridate.audit.owning_again import opened
+    from mithridate.audit.owning_verify import space_of
+    from mithridate.ownership.asking import Query
+    from mithridate.ownership.checking import CAPS
+
+    committed, keys = opened(read_json(certificate, caps=CAPS), classes)
+    return [Query(index=key.index, image=key.image) for key in keys], space_of(committed)
+
+
+def _asked_again(
+    session: Session, certificate: Path, report: "Report", who: AskOptions, classes: Path | None
+) -> "Again":
+    from mithridate.audit.owning_again import ask_again, opened
+    from mithridate.audit.owning_verify import space_of
+    from mithridate.ownership.checking import CAPS
+
+    document = read_json(certificate, caps=CAPS)
+    committed, keys = opened(document, classes)
+    oracle = who.oracle(committed, space_of(committed, who.class_map))
+    progress = session.progress()
+    progress.start(len(keys), "asking again")
+    found = ask_again(document, report, committed, keys, oracle, tell=lambda answer: progress.advance(1, answer.kind))
+    progress.close()
+    return found

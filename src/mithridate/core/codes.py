@@ -861,7 +861,8 @@ CODES: dict[str, Explanation] = {
     "MTH-0840": Explanation(
         "how the model was trained is not known",
         "The method trains again as it was done the first time, and no plan of that training was given.",
-        "Name the recipe with --recipe, or give `training=`, its plan with the data; or choose fine-tune, or xlf, which "
+        "Name the recipe with --recipe, or give `training=`, its plan with the data; or choose fine-tune, or xlf, "
+        "which "
         "need none. Models that `mithridate train` has saved say it themselves.",
     ),
     "MTH-0841": Explanation(
@@ -1171,7 +1172,8 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-1001": Explanation(
         "the secret is not there",
-        "All keys and the signing key are derived from the secret file. Without it no key can be derived or revealed, no "
+        "All keys and the signing key are derived from the secret file. Without it no key can be derived or "
+        "revealed, no "
         "model asked, and no certificate signed; certificates that were issued stay valid.",
         "Look for a copy. If there is none, make a new secret and mark the data anew, for models trained from then on.",
     ),
@@ -1192,13 +1194,15 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-1005": Explanation(
         "keys that cannot be",
-        "The number of answers that count must be below the number of classes, the noise must not be finer than the image, "
+        "The number of answers that count must be below the number of classes, the noise must not be finer than "
+        "the image, "
         "and keys are numbered from 0.",
         "Change the value that the message names.",
     ),
     "MTH-1006": Explanation(
         "nothing that can be committed to",
-        "A commitment needs hashes of 64 hexadecimal digits, as many class names as labels, each once, a level between 0 "
+        "A commitment needs hashes of 64 hexadecimal digits, as many class names as labels, each once, a level "
+        "between 0 "
         "and 1, and a number of keys for each dispute that divides the number of keys.",
         "Change the value that the message names.",
     ),
@@ -1209,7 +1213,8 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-1008": Explanation(
         "no timestamp",
-        "The file is no RFC 3161 response, the authority refused, or the response is for another commitment or request.",
+        "The file is no RFC 3161 response, the authority refused, or the response is for another commitment or "
+        "request.",
         "Send the request file to the authority again, and keep its response as it comes.",
     ),
     "MTH-1009": Explanation(
@@ -1219,7 +1224,8 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-1010": Explanation(
         "numbers that no test has",
-        "Hits lie between 0 and the number of keys, answers that count between 1 and the number of classes, ranks too, and "
+        "Hits lie between 0 and the number of keys, answers that count between 1 and the number of classes, ranks "
+        "too, and "
         "chances between 0 and 1.",
         "Change the value that the message names.",
     ),
@@ -1230,7 +1236,8 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-1012": Explanation(
         "a verification that cannot begin",
-        "A verification is written into the diary with a description of who is asked; blocks of keys are used in order.",
+        "A verification is written into the diary with a description of who is asked; blocks of keys are used in "
+        "order.",
         "Describe the model, and choose a block that the message allows.",
     ),
     "MTH-1013": Explanation(
@@ -1240,12 +1247,14 @@ CODES: dict[str, Explanation] = {
     ),
     "MTH-1014": Explanation(
         "not in the form of our documents",
-        "Documents that are hashed or signed have text, whole numbers, fractions num/den in lowest terms, and times in UTC.",
+        "Documents that are hashed or signed have text, whole numbers, fractions num/den in lowest terms, and "
+        "times in UTC.",
         "Change the value that the message names, or get a fresh copy.",
     ),
     "MTH-1015": Explanation(
         "a certificate that cannot be issued",
-        "Secret, commitment, diary, beacon and answers must belong together: one answer for each key, in their order, none "
+        "Secret, commitment, diary, beacon and answers must belong together: one answer for each key, in their "
+        "order, none "
         "before the timestamp.",
         "Use the files of one commitment, and set the clock right.",
     ),
@@ -1402,6 +1411,11 @@ CODES: dict[str, Explanation] = {
         "Files that do not belong together",
         "A secret, a commitment, the marks and a beacon belong to each other; here one is of another set.",
         "Use the files that were made together.",
+    ),
+    "MTH-1078": Explanation(
+        "Not the marked form of the data",
+        "A self-check of written marks compares two sets of the same images, of which some differ.",
+        "Give the data that were committed to, and with --marked what `own mark` wrote; leave out what makes marks.",
     ),
     "MTH-1079": Explanation(
         "The demonstration takes nothing else",

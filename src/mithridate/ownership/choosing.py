@@ -9,6 +9,7 @@ any image ends the work: another label in place of one that was drawn would no l
 ownership rests on nothing but that.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -50,6 +51,28 @@ def per_key(budget: float, total_budget: float | None, *, keys: int, images: int
     return min(one, every // keys)
 
 
+def check_counts(data: Examples, wanted: Mapping[int, int]) -> None:
+    """Make sure that every class has an image for each of its keys.
+
+    Args:
+        data: The images.
+        wanted: How many keys take images of a class.
+
+    Raises:
+        Misuse: MTH-1030.
+    """
+    for label, keys in sorted(wanted.items()):
+        images = len(data.rows_of_class(label))
+        if images < keys:
+            raise Misuse(
+                "MTH-1030",
+                f"{keys} keys have the label {data.classes[label]!r}, of which {data.name} has {images} images: each "
+                "key needs one of its own",
+                hint="a label is never drawn anew, which would spoil the test: add images of the class, or make new "
+                "keys for a data set without it",
+            )
+
+
 def choose_rows(
     data: Examples, classes: Mapping[int, int], count: int, *, seed: int, rank: Rank | None = None
 ) -> dict[int, Int64[Tensor, " n"]]:
@@ -66,17 +89,10 @@ def choose_rows(
         Misuse: MTH-1030, a class has no image for some key.
     """
     found: dict[int, Tensor] = {}
+    check_counts(data, Counter(classes.values()))
     for label in sorted(set(classes.values())):
         indices = sorted(index for index, wanted in classes.items() if wanted == label)
         rows = data.rows_of_class(label).cpu()
-        if len(rows) < len(indices):
-            raise Misuse(
-                "MTH-1030",
-                f"{len(indices)} keys have the label {data.classes[label]!r}, of which {data.name} has {len(rows)} "
-                "images: each key needs one of its own",
-                hint="a label is never drawn anew, which would spoil the test: add images of the class, or make new "
-                "keys for a data set without it",
-            )
         drawn = rows[torch.randperm(len(rows), generator=generator(seed, "rows", label))]
         if rank is not None:
             drawn = rank(drawn[: CANDIDATES * count * len(indices)])

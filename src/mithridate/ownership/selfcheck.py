@@ -26,7 +26,6 @@ from mithridate.core.seeds import address
 from mithridate.data.examples import Examples
 from mithridate.evaluation.outcome import logits_of
 from mithridate.ownership.keys import Key
-from mithridate.ownership.marking import Marked
 from mithridate.ownership.planning import hits_needed, power
 from mithridate.ownership.significance import binomial_tail
 from mithridate.training.loop import train
@@ -117,7 +116,7 @@ def count_hits(net: nn.Module, keys: Sequence[Key], *, topk: int = 1) -> int:
 
 def selfcheck(
     plan: Plan,
-    marked: Marked,
+    marked: Examples,
     keys: Sequence[Key],
     how: Inquiry,
     *,
@@ -129,18 +128,15 @@ def selfcheck(
 
     Args:
         plan: How a user of the data might train; its data are the clean ones.
-        marked: The marks.
+        marked: The same images, some of them marked.
         keys: The keys.
         how: How many models, and of which test.
         test: Clean test images, to see what the marks cost.
         seed: Of the trainings; surrogates should have been trained with another one.
         tell: Told `done`, `guilty` and `hits`.
-
-    Raises:
-        Misuse: The marks are for other data.
     """
     classes = len(plan.data.classes)
-    plans = {True: replace(plan, data=marked.apply(plan.data)), False: plan}
+    plans = {True: replace(plan, data=marked), False: plan}
     trials: list[Trial] = []
     for number in range(how.victims):
         for guilty, recipe in plans.items():
