@@ -361,6 +361,13 @@ def test_what_is_no_certificate_fails_with_reasons(garbage):
         revealed_keys(garbage)
 
 
+def test_another_document_is_one_reason():
+    report = check(commitment().document())
+    assert report.reasons == (
+        "it is no certificate of mithridate.ownership-certificate/1: its schema is 'mithridate.ownership-commitment/1'",
+    )
+
+
 def test_no_entry_of_any_kind_makes_the_check_stumble(good):
     """Each value is replaced by values of other kinds; the answer is a reason, never an exception."""
 

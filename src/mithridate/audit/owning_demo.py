@@ -13,7 +13,7 @@ from typing import Any
 
 from mithridate.audit.machine import one_thread
 from mithridate.audit.owning import Committed, DataChoice, Owned, demo_bytes, diary_path, make_commitment
-from mithridate.audit.owning_marking import marking_of
+from mithridate.audit.owning_marking import marking_of, tell_progress
 from mithridate.audit.owning_verify import Verified, space_of, verify
 from mithridate.core.events import NullProgress, Progress
 from mithridate.core.seeds import address
@@ -124,15 +124,7 @@ def run_demo(folder: Path, seed: int, *, progress: Progress | None = None) -> De
 
 
 def _marked(owned: Owned, data: DataSet, plan: Plan, seed: int, progress: Progress) -> Marked:
-    surrogate = train(plan, address(seed, "surrogate"))
-    shown = 0
-
-    def tell(word: Any) -> None:
-        nonlocal shown
-        now = int(_PIECES * float(word.get("done", 0.0)))
-        progress.advance(max(0, now - shown), f"marking, key {word.get('key')}")
-        shown = max(now, shown)
-
+    surrogate, tell = train(plan, address(seed, "surrogate")), tell_progress(progress, _PIECES)
     return mark(data.train, owned.keys, [surrogate], MARKING, seed=address(seed, "marks"), tell=tell)
 
 

@@ -149,7 +149,7 @@ def mark_data(
         summary["left_out"] = len(found.left_out)
         # Not which: the manifest says it, to the owner alone.
         reasons = Counter(image.note for image in found.left_out)
-        summary["notes"] += [f"{count} images were left as they are: {why}" for why, count in reasons.items()]
+        summary["notes"] += [f"images that were left as they are: {count}, as {why}" for why, count in reasons.items()]
         summary["cosine_after_encoding"] = round(sum(key.written for key in found.keys) / len(found.keys), 4)
         place = str(to.out)
     else:

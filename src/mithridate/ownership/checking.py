@@ -75,6 +75,8 @@ def check(
     Raises:
         Misuse: MTH-1000 without the extra `ownership`.
     """
+    if isinstance(document, dict) and document.get("schema") != SCHEMA:
+        return _invalid(f"it is no certificate of {SCHEMA}: its schema is {str(document.get('schema'))[:80]!r}")
     try:
         shape = _Shape.model_validate(document)
         commitment = Commitment.of(shape.commitment)
