@@ -10,8 +10,6 @@ import typer
 from mithridate.cli._owning import OwnerOptions, figures_view, option
 from mithridate.cli._session import Session, command, path_word
 from mithridate.cli._verb import verb
-from mithridate.core.artefacts import disk_errors
-from mithridate.core.boundary import read_json
 from mithridate.core.errors import ExitCode, Misuse
 
 if TYPE_CHECKING:
@@ -159,6 +157,7 @@ def verify(
     who.check(needed=queries is None)
     owned = owner.opened()
     from mithridate.audit import owning, owning_verify
+    from mithridate.core.artefacts import disk_errors
     from mithridate.ownership.certificate import write
 
     space = owning_verify.space_of(owned.committed, who.class_map)
@@ -251,6 +250,7 @@ def check(
     """
     who.check(needed=False)
     from mithridate.audit.owning_verify import figures, read_authorities
+    from mithridate.core.boundary import read_json
     from mithridate.ownership.checking import CAPS, check_file
 
     report = check_file(
@@ -293,6 +293,7 @@ def _revealed(certificate: Path, classes: Path | None) -> tuple[list["Query"], "
     """Return the questions of a certificate, and how their answers are read."""
     from mithridate.audit.owning_again import opened
     from mithridate.audit.owning_verify import space_of
+    from mithridate.core.boundary import read_json
     from mithridate.ownership.asking import Query
     from mithridate.ownership.checking import CAPS
 
@@ -305,6 +306,7 @@ def _asked_again(
 ) -> "Again":
     from mithridate.audit.owning_again import ask_again, opened
     from mithridate.audit.owning_verify import space_of
+    from mithridate.core.boundary import read_json
     from mithridate.ownership.checking import CAPS
 
     document = read_json(certificate, caps=CAPS)
