@@ -67,6 +67,8 @@ def code(run: Run, *words: str) -> str:
         (("scan", "m", "digits", "--detector", "spectrol", "--json"), "MTH-0101"),
         (("scan", "m", "digitz", "--json"), "MTH-0101"),
         (("scan", "absent", "digits", "--json"), "MTH-0881"),
+        (("scan", "m", "digits", "-o", ".", "--json"), "MTH-0125"),
+        ((*HEAL[:-3], "-o", "patch.png", "--json"), "MTH-0560"),
         (("verify-heal", "m", "absent", "--json"), "MTH-0881"),
         (("verify-heal", "m", "m", "--trigger", "patch.png", "--target", "ten", "--json"), "MTH-0887"),
     ],
@@ -81,8 +83,44 @@ def test_a_model_without_suspects_is_left_alone(run: Run, here: Path) -> None:
     assert outcome.code == 0
     assert (plain["suspects"], plain["healed"], plain["left_alone"]) == (0, False, True)
     assert plain["verdict"]["sentence"].startswith("Left alone")
-    assert Path("healed/report.html").is_file() and not Path("healed/model.safetensors").exists()
+    assert plain["verdict"]["gate"] is None
+    page = Path("healed/report.html").read_text()
+    assert "What the scan saw" in page and "Undefended" not in page and "trained from scratch" not in page
+    assert not Path("healed/model.safetensors").exists()
     assert "left" in run("verify-heal", "m", "healed", "--json").document["error"]["message"]
+
+
+def test_a_scan_of_another_model_or_of_other_data_clears_nobody(
+    run: Run, here: Path, found: tuple[Description, Suspects]
+) -> None:
+    save_model(found[0].spec.build(1), found[0], Path("n"))
+    assert code(run, "heal", "n", *HEAL[2:]) == "MTH-0869"
+    assert code(run, *HEAL, "--per-class", "9") == "MTH-0869"
+    assert not Path("healed/report.html").exists()
+
+
+def test_data_that_are_not_those_of_the_training(run: Run, here: Path) -> None:
+    packs = ("craft", "--attack", "badnets", "--data", "digits", "--model", "mlp-w8", "--recipe", "digits-mlp40")
+    assert run(*packs, "--budget", "2%", "-o", "packs", "--json").code == 0
+    pack = next(Path("packs").rglob("trigger.npz")).parent
+    Path("c.yaml").write_text("model: mlp-w8\nrecipe_options: {epochs: 1}\n")
+    assert run("train", "c.yaml", "--pack", str(pack), "-o", "t", "--json").code == 0
+    without = run("scan", "t", "digits", "--detector", "loss", "-o", "a.parquet", "--json")
+    assert without.document["other_data"] and not without.document["suspects"]
+    assert not without.document["decided"] and without.code == 3
+    assert f"--pack {pack}" in without.err
+    with_it = run("scan", "t", "digits", "--pack", str(pack), "--detector", "loss", "-o", "b.parquet", "--json")
+    assert not with_it.document["other_data"] and "--pack" not in with_it.err
+
+
+def test_the_word_none_stands_for_nothing(run: Run, here: Path) -> None:
+    words = ("--trigger", "patch.png", "--method", "xlf:importance_batch=none,reference_samples=none")
+    outcome = run(*HEAL[:3], "some.parquet", *HEAL[4:], *words)
+    assert outcome.code in (0, 1, 3), outcome
+
+
+def test_a_known_trigger_needs_no_progress(run: Run, here: Path) -> None:
+    assert run("verify-heal", "m", "m", "--trigger", "patch.png", "--json").err == ""
 
 
 def test_weights_that_are_not_finite(run: Run, here: Path, found: tuple[Description, Suspects]) -> None:

@@ -57,6 +57,12 @@ def test_lines_come_at_the_start_then_by_the_clock_then_at_the_end():
     ]
 
 
+def test_what_never_began_does_not_end():
+    stream = io.StringIO()
+    LineProgress(stream).close()
+    assert stream.getvalue() == ""
+
+
 def test_words_of_jobs_are_shown_at_once_and_logged_when_something_begins_and_now_and_then(tmp_path):
     now = [0.0]
     stream = io.StringIO()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mithridate.core.errors import Misuse
+from mithridate.core.methods import instantiate
 from mithridate.core.params import Checked, In, OneOf, check_fields, param
 from mithridate.core.units import Pixels
 
@@ -171,3 +172,10 @@ def test_nonsense_constraints_are_refused_when_written():
         In(2, 1)
     with pytest.raises(ValueError, match="at least one value"):
         OneOf()
+
+
+def test_the_word_none_is_nothing_where_nothing_is_allowed_and_text_is_not():
+    built = instantiate(Brew, "brew", {"keep": "none", "title": "none"})
+    assert (built.keep, built.title) == (None, "none")
+    with pytest.raises(Misuse):
+        instantiate(Brew, "brew", {"restarts": "none"})

@@ -93,6 +93,24 @@ def test_every_method_undoes_what_it_did_and_repeats_itself(kit, method, tmp_pat
     assert same(kit.model, given)
 
 
+def test_any_network_and_plain_tensors_through_the_front_door(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 3)).train()
+    given, images = bits(net), torch.rand(40, 1, 8, 8)
+    net.eval()
+    labels = net(images).argmax(1).detach()
+    net.train()
+    healed = mithridate.heal(
+        net, (images[:4], labels[:4]), (images[4:], labels[4:]), method="xlf", guard=mithridate.Guard(budget=1.0)
+    )
+    assert isinstance(healed, mithridate.Healed) and healed.converged
+    assert same(net, given) and net.training
+    assert not same(healed.model, given) and not healed.model.training
+    healed.undo.save(tmp_path / "undo.safetensors")
+    mithridate.Undo.load(tmp_path / "undo.safetensors").apply(healed.model)
+    assert same(healed.model, given)
+
+
 def test_without_labels_and_with_other_forms(kit):
     images = kit.reference.images.gather(torch.arange(200))
     rows = torch.arange(len(kit.suspects))

@@ -24,6 +24,7 @@ from mithridate.core.ledger import Ledger
 from mithridate.core.pool import Tell
 from mithridate.core.seeds import address
 from mithridate.data.examples import Examples
+from mithridate.detection.scan import weights_hash
 from mithridate.detection.suspects import Suspects
 from mithridate.models.saved import Description, load_model, save_model
 from mithridate.models.spec import Classifier
@@ -125,13 +126,21 @@ def check_case(case: Case) -> None:
 
     Raises:
         Misuse: MTH-0826 for weights that are not finite, MTH-0885 for data that do not fit, MTH-0869 for suspects of
-            other data.
+            other data, or for none that were found in other data or with another model.
     """
     check_finite(case.model)
     for data in (case.data, case.test, *([] if case.reference is None else [case.reference])):
         check_data(case.about, data)
-    if len(case.suspects.found):
-        case.suspects.select(case.data)
+    scanned = case.suspects
+    if len(scanned.found):
+        scanned.select(case.data)
+    elif (scanned.model, scanned.data) != (weights_hash(case.model), case.data.fingerprint):
+        what = "data" if scanned.data != case.data.fingerprint else "model"
+        raise Misuse(
+            "MTH-0869",
+            f"the scan that found no suspects looked at another {what}: it says nothing about this one",
+            hint="scan this model and these data, read as when it was trained (--pack, --per-class, --size)",
+        )
 
 
 def check_data(about: Description, data: Examples) -> None:

@@ -40,6 +40,7 @@ def document_of(
         said = case.suspects.statement
         status = Status.PASS if case.suspects.decided else Status.INCONCLUSIVE
         judged = Verdict(status, f"Left alone: there are no suspects. {said}", ("the model was not changed",))
+        tables = [_scan_table(case)]
     else:
         report = records["heal"]["report"]
         judged = verdict(
@@ -54,7 +55,7 @@ def document_of(
         "kind": "healing",
         "title": f"Healing of {spec.name} on {case.data.name}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "verdict": plain_verdict(judged, request.gate),
+        "verdict": plain_verdict(judged, None if found is None else request.gate),
         "setting": [
             ["model", spec.name],
             ["data", case.data.name],
@@ -149,6 +150,18 @@ def class_table(found: Mapping[str, Any]) -> Record:
 def _shown(count: Mapping[str, Any]) -> str:
     low, high = count["interval"]
     return f"{count['rate']:.1%} ({low:.1%} to {high:.1%}; {count['successes']} of {count['trials']})"
+
+
+def _scan_table(case: Case) -> Record:
+    scan = case.suspects
+    rows: list[list[str | int]] = [["rows scanned", len(scan)], ["classes that could be judged", len(scan.anomalies)]]
+    if scan.leading is not None:
+        rows += [
+            ["class that stands out most", scan.classes[scan.leading]],
+            ["its anomaly", f"{scan.anomalies[scan.leading]:.1f}"],
+            ["a class is suspected above", f"{scan.gate:.1f}"],
+        ]
+    return {"title": "What the scan saw", "columns": ["what", "value"], "rows": rows, "note": ""}
 
 
 def _method_table(records: Mapping[str, Mapping[str, Any]]) -> Record:

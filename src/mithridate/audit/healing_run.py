@@ -43,7 +43,7 @@ def run_healing(
         folder.mkdir(parents=True, exist_ok=True)
     names = ("clean", "heal", "verify") if len(case.suspects.found) else ()
     jobs = [Job(name, names[max(0, place - 1) : place]) for place, name in enumerate(names)]
-    records = _worked_off(case, request, folder, jobs, progress or NullProgress(), command)
+    records = _worked_off(case, request, folder, jobs, progress if progress and jobs else NullProgress(), command)
     document = document_of(case, request, records, command=command, folder=folder)
     document["timing"] = {"seconds": seconds_worked(folder), "estimate_seconds": None}
     write_reports(document, folder, seed=request.seed)

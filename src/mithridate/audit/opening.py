@@ -41,6 +41,18 @@ class Opened:
         """The training data as the network saw them."""
         return self.data.train if self.pack is None else self.pack.apply(self.data.train)
 
+    @cached_property
+    def otherwise(self) -> str:
+        """What to say if these are not the data that the network was trained on; empty if they are, or nobody knows."""
+        wanted, pack = self.about.data.get("fingerprint"), self.about.data.get("pack")
+        if not wanted or wanted == self.train.fingerprint:
+            return ""
+        named = f"; it was trained with --pack {pack}" if pack and self.pack is None else ""
+        return (
+            f"these are not the data that the model was trained on (fingerprint {self.train.fingerprint[:12]}..., in "
+            f"{DESCRIPTION} {str(wanted)[:12]}...){named}"
+        )
+
     @property
     def probe(self) -> Probe | None:
         """The pack's trigger, if there is one."""

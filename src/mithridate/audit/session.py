@@ -10,8 +10,9 @@ import torch
 
 from mithridate.audit.machine import one_thread
 from mithridate.core.artefacts import as_json, sha256_of, write_atomic
+from mithridate.core.boundary import read_json
 from mithridate.core.environment import environment
-from mithridate.core.errors import Misuse
+from mithridate.core.errors import BadArtefact, Misuse
 from mithridate.core.events import EventLog, JobNews, Progress, read_events
 from mithridate.core.ledger import Ledger
 from mithridate.core.pool import Execute, Job, run_jobs
@@ -96,7 +97,26 @@ def claim(path: Path, config: Mapping[str, Any]) -> None:
     elif path.read_bytes() != text:
         raise Misuse(
             "MTH-0720",
-            f"{path.parent} holds another run: {path.read_bytes().decode('utf-8', 'replace')[:200]!r}, now {config} is "
-            "asked for",
+            f"{path.parent} holds another run: {_difference(path, config)}",
             hint="choose another folder with --out, or remove this one",
         )
+
+
+def _difference(path: Path, config: Mapping[str, Any]) -> str:
+    """Return in which entries a kept configuration differs, in words."""
+    try:
+        kept = read_json(path)
+    except BadArtefact:
+        kept = None
+    if not isinstance(kept, dict):
+        return f"{path.name} is damaged"
+    asked = read_json(as_json(config))
+    names = [name for name in {**kept, **asked} if kept.get(name) != asked.get(name)]
+    return "; ".join(
+        f"{name} is {_short(kept.get(name))} there, and {_short(asked.get(name))} is asked for" for name in names[:4]
+    )
+
+
+def _short(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:20]}..."

@@ -44,6 +44,7 @@ def run_training(
     poisons = None if pack is None else PoisonPack.load(pack)
     if poisons is not None:
         plan, scenarios = plan.poisoned(poisons), (poisons.scenario,)
+    trained_on = plan.data.fingerprint
     chosen = next((method for method in config.defenses if method.name != "none"), None)
     seed = address(config.seed, "victim")
     built = None if chosen is None else defense(chosen)
@@ -65,7 +66,11 @@ def run_training(
         progress.advance(1, f"loss {loss:.4f}")
     progress.close()
     net = run.net.module.eval()
-    read = config.data.model_dump(mode="json")
+    read = {
+        **config.data.model_dump(mode="json"),
+        "pack": None if pack is None else str(pack),
+        "fingerprint": trained_on,
+    }
     about = Description(spec=plan.model, classes=data.train.classes, data=read, recipe=recorded(config))
     save_model(net, about, folder)
     outcome = judge(net, data.test, scenarios)

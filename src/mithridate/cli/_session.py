@@ -72,6 +72,8 @@ class Session:
         Raises:
             Misuse: MTH-0560, it is another folder with files in it, which the run would mix with its own.
         """
+        if folder.exists() and not folder.is_dir():
+            raise Misuse("MTH-0560", f"{str(folder)!r} is a file", hint="give a new or empty folder with --out")
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / mark).exists():
             others = sorted(path.name for path in folder.iterdir() if not path.name.startswith((".", TRACES)))

@@ -92,7 +92,12 @@ class TriggerOptions:
         _option("--trigger", "PNG", "Image of the trigger, transparent where images show through."),
     ] = None
     target: Annotated[
-        str | None, _option("--target", "CLASS", "Class that the trigger stands for; by default the suspects' label.")
+        str | None,
+        _option(
+            "--target",
+            "CLASS",
+            "Class that the trigger stands for; by default that of most suspects, or of most triggered images.",
+        ),
     ] = None
 
 
@@ -164,7 +169,7 @@ def heal(
         _demo(session, request, folder)
     assert model is not None and suspects is not None, "checked above"
     options.check(model, reference)
-    case = _case(model, sources, request, known=known, options=options)
+    case = _case(session, model, sources, request, known=known, options=options)
     session.work_in(folder)
     from mithridate.audit.healing_run import run_healing
     from mithridate.cli.audit import typed
@@ -194,11 +199,19 @@ def _show(session: Session, case: "Case", finished: "Finished", request: "Reques
 
 
 def _case(
-    model: Path, sources: SourceOptions, request: "Request", *, known: TriggerOptions, options: ModelOptions
+    session: Session,
+    model: Path,
+    sources: SourceOptions,
+    request: "Request",
+    *,
+    known: TriggerOptions,
+    options: ModelOptions,
 ) -> "Case":
     reference, data = sources.reference, sources.data
     assert sources.suspects is not None, "checked above"
     opened = options.opened(model, data if data is not None else reference)
+    if opened.otherwise:
+        session.warn(opened.otherwise)
     from mithridate.audit.healing import Case
     from mithridate.audit.recipe import training_plan
     from mithridate.audit.verifying import Probe, probe_of_png, target_of

@@ -170,7 +170,9 @@ class LineProgress:
             self._say(f"{self._title}: {self._done} of {self._total} after {spent:.0f} s{left}{detail}")
 
     def close(self) -> None:
-        """Write the last line."""
+        """Write the last line, if there was a first one."""
+        if not self._title:
+            return
         self._say(f"{self._title}: {self._done} of {self._total} in {self._clock() - self._begun:.0f} s")
 
     def _say(self, text: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from typing import TypeVar
 
 from mithridate.core.errors import Misuse
+from mithridate.core.params import takes_nothing
 from mithridate.core.registry import Registry, closest, unknown_name
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ def instantiate(method: Callable[..., T], name: str, options: Mapping[str, objec
     """Build a method from the options of a configuration.
 
     Args:
-        method: A frozen dataclass; lists become tuples.
+        method: A frozen dataclass; lists become tuples, and the word `none` nothing where that is allowed.
         name: What the user called it, for messages.
         options: Field values by name.
 
@@ -38,4 +39,6 @@ def instantiate(method: Callable[..., T], name: str, options: Mapping[str, objec
             match = closest(option, known)
             hint = f"did you mean {match!r}?" if match else f"options: {', '.join(known) or 'none'}"
             raise Misuse("MTH-0123", f"{name} has no option {option!r}", hint=hint)
-    return method(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+    nothing = {field.name for field in fields(method) if takes_nothing(field.type)} if is_dataclass(method) else set()
+    plain = {key: None if value == "none" and key in nothing else value for key, value in options.items()}
+    return method(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})

@@ -161,6 +161,12 @@ def check_fields(config: object) -> None:
             _refuse(config, item.name, "finite", value)
 
 
+def takes_nothing(annotation: object) -> bool:
+    """Tell whether a field may be None and may not be text, so that the word `none` can only mean the former."""
+    optional, kinds = _kinds(annotation)
+    return optional and bool(kinds) and str not in kinds
+
+
 _NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 

@@ -133,7 +133,8 @@ class Suspects:
                 "MTH-0869",
                 f"the suspects were found in data with fingerprint {self.data[:12]}..., {examples.name} has "
                 f"{examples.fingerprint[:12]}...",
-                hint="use the data that were scanned, or scan these",
+                hint="use the data that were scanned, read as they were then (--pack, --per-class, --size), or scan "
+                "these",
             )
         places = self.suspect.nonzero().squeeze(1)
         return examples.select(places[self.rank[places].argsort()])

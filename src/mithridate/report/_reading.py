@@ -3,6 +3,23 @@
 from mithridate.report._view import CONTROLS, confidence
 from mithridate.report.schema import Report
 
+_HEALING = (
+    (
+        "Healed, not healed, inconclusive",
+        "Healed: the whole interval of the attack success rate is on the right side of the gate, clean accuracy fell "
+        "by no more than the budget, and no class lost more than a fifth of its accuracy. Not healed: one of these "
+        "fails. "
+        "Inconclusive: the interval lies across the gate, or the trigger did not work before either, or it was "
+        "reconstructed and may be a natural one, or none is known.",
+    ),
+    (
+        "What this does not say",
+        "It is about this trigger. Another one may be in the model, and poison that works without a trigger is not "
+        "looked for. Where there were no suspects, nothing was found by these detectors; that is no proof that there "
+        "is nothing.",
+    ),
+)
+
 
 def _interval(report: Report) -> str:
     level = confidence(report)
@@ -42,6 +59,8 @@ def reading(report: Report) -> list[tuple[str, str]]:
     """Terms and their meanings, only those that this report uses."""
     attacks = {cell.attack for cell in report.cells}
     entries = [("Interval", _interval(report))]
+    if report.kind == "healing":
+        return [*_HEALING, *(entries if report.tables else [])]
     if not report.cells and report.tables:
         return entries
     entries.insert(
