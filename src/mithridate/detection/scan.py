@@ -83,7 +83,7 @@ def scan(
             ballot = _convicted(ballot, trials.suspects(scores))
             accused = set()
         moved = {} if accused else dict(trials.moved)
-    progress({"done": 1.0})
+    _part(progress, parts - 1, parts, list(named_detectors)[-1])({"done": 1.0})
     if ballot.skipped:
         text = f"{data.name}: {named(ballot.skipped, data.classes)} have too few rows to be judged"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
