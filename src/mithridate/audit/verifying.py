@@ -22,7 +22,7 @@ from mithridate.unlearning._reverse import Reconstruction, Search, reconstruct
 
 Record = dict[str, Any]
 COLLAPSE = 0.2
-"""A class that loses more than this share of its accuracy was destroyed, not healed."""
+"""A class whose accuracy falls by more than this was destroyed, not healed."""
 WORKING = 0.75
 """A reconstruction that moves fewer images than this is no trigger."""
 _EPOCHS, _IMAGES, _COST = 40, 300, 0.64
@@ -228,7 +228,9 @@ def _collapsed(found: Mapping[str, Any]) -> list[str]:
 
 
 def _harm(found: Mapping[str, Any], lost: float, budget: float) -> list[str]:
-    reasons = [f"class {name!r} lost more than {COLLAPSE:.0%} of its accuracy" for name in _collapsed(found)]
+    reasons = [
+        f"accuracy of class {name!r} fell by more than {100 * COLLAPSE:.0f} points" for name in _collapsed(found)
+    ]
     if lost > budget + 1e-9:
         reasons.append(f"clean accuracy fell by {lost:.1%}, more than the budget of {budget:.1%}")
     return reasons

@@ -7,7 +7,7 @@ _HEALING = (
     (
         "Healed, not healed, inconclusive",
         "Healed: the whole interval of the attack success rate is on the right side of the gate, clean accuracy fell "
-        "by no more than the budget, and no class lost more than a fifth of its accuracy. Not healed: one of these "
+        "by no more than the budget, and the accuracy of no class by more than 20 points. Not healed: one of these "
         "fails. "
         "Inconclusive: the interval lies across the gate, or the trigger did not work before either, or it was "
         "reconstructed and may be a natural one, or none is known.",

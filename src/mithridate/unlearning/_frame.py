@@ -19,7 +19,7 @@ from mithridate.unlearning._base import ASSUMED_RATE, Healed, HealKit, finite
 from mithridate.unlearning.undo import Undo
 
 COLLAPSE = 0.2
-"""A class that loses more than this share of its accuracy is called collapsed."""
+"""A class whose accuracy falls by this or more is called collapsed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,7 +178,9 @@ def finish(
     changes = _class_changes(watch.truth, watch.right, hits, kit.suspects.classes)
     for name, change in changes.items():
         if change <= -COLLAPSE:
-            session.warn(f"class {name} lost {-change:.0%} of its accuracy on the guard's data: it may have collapsed")
+            session.warn(
+                f"accuracy of class {name} fell by {-100 * change:.0f} points on the guard's data: it may have collapsed"
+            )
     total = sum(p.numel() for p in model.parameters())
     lost = (watch.before - int(hits.sum())) / len(watch.data)
     report: dict[str, Any] = {
