@@ -113,7 +113,7 @@ def check_model_path(model: Path) -> None:
         raise Misuse(
             "MTH-0881",
             f"{str(model)!r} holds a healing without a model: it left the given one alone, or is unfinished",
-            hint="its report.md says which",
+            hint="its report.md says so; where there is none, the same heal command goes on",
         )
     if not (model / "model.safetensors" if model.is_dir() else model).is_file():
         raise Misuse(

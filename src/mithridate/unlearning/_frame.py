@@ -179,7 +179,8 @@ def finish(
     for name, change in changes.items():
         if change <= -COLLAPSE:
             session.warn(
-                f"accuracy of class {name} fell by {-100 * change:.0f} points on the guard's data: it may have collapsed"
+                f"accuracy of class {name} fell by {-100 * change:.0f} points on the guard's data: it may have "
+                "collapsed"
             )
     total = sum(p.numel() for p in model.parameters())
     lost = (watch.before - int(hits.sum())) / len(watch.data)
