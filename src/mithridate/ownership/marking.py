@@ -10,8 +10,10 @@ Paper    Bouaziz, El-Mhamdi, Usunier, Data Taggants (ICLR 2025), arXiv 2410.0910
 Needs    one clean-trained surrogate or more, trained as the data's users will.
 Cost     nine forward passes of the marked images for each step, view and surrogate; network memory of one chunk, and
          four float copies of the images of the key at hand, however many keys there are.
-Departs  the first point lies in the ball and in the pixel range. The cosine runs over all images of a key, not over
-         batches. Penalties are means over images, as the matching is, so that their weight does not depend on the
+Departs  100 steps of one view, where the released script takes 250 of two: a fifth of the work, so that marking 1 %
+         costs less than a tenth of training a surrogate for 40 epochs, at nearly the same cosine. The
+         first point lies in the ball and in the pixel range. The cosine runs over all images of a key, not over batches.
+         Penalties are means over images, as the matching is, so that their weight does not depend on the
          budget. Networks are wholly in eval mode. Restarts are compared at the 8-bit images.
 Shapes   p marked images, c channels, h rows, w columns.
 """
@@ -58,10 +60,10 @@ class Marking(Checked):
         None, within=In(0.0, 1e9, open_lo=True), doc="images of all keys together; lowers the budget of each"
     )
     epsilon: float = param(16 / 255, within=In(0.0, 1.0, open_lo=True), doc="largest change of a pixel in [0, 1]")
-    steps: int = param(250, within=In(1, 100_000), doc="steps of each start")
+    steps: int = param(100, within=In(1, 100_000), doc="steps of each start; the released script takes 250")
     step: float = param(0.1, within=In(0.0, 100.0, open_lo=True), doc="first step size")
     step_unit: str = param("pixels", within=OneOf("pixels", "epsilon"), doc="its unit: [0, 1] pixels, or epsilon")
-    views: int = param(2, within=In(1, 64), doc="augmentation draws of every step")
+    views: int = param(1, within=In(1, 64), doc="augmentation draws of every step; the released script takes 2")
     restarts: int = param(1, within=In(1, 1000), doc="independent starts")
     mode: str = param(
         "attractors",

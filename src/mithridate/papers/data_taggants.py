@@ -74,8 +74,8 @@ _SETTINGS: dict[Scale, Setting] = {
         side=8,
         topk=1,
         marks={
-            "1 %, epsilon 16/255": Marking(budget=25, precision="bf16"),
-            "0.1 %, epsilon 16/255": Marking(budget=2, total_budget=50, precision="bf16"),
+            "1 %, epsilon 16/255": Marking(budget=25, steps=250, views=2, precision="bf16"),
+            "0.1 %, epsilon 16/255": Marking(budget=2, steps=250, views=2, precision="bf16"),
         },
         variants=(
             _FULL,
