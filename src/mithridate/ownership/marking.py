@@ -11,10 +11,10 @@ Needs    one clean-trained surrogate or more, trained as the data's users will.
 Cost     nine forward passes of the marked images for each step, view and surrogate; network memory of one chunk, and
          four float copies of the images of the key at hand, however many keys there are.
 Departs  100 steps of one view, where the released script takes 250 of two: a fifth of the work, so that marking 1 %
-         costs less than a tenth of training a surrogate for 40 epochs, at nearly the same cosine. The first point lies in
-         the ball and in the pixel range. The cosine runs over all images of a key, not over batches. Penalties are means
-         over images, as the matching is, so that their weight does not depend on the budget. Networks are wholly in eval
-         mode. Restarts are compared at the 8-bit images.
+         costs less than a tenth of training a surrogate for 40 epochs, at nearly the same cosine. The first point lies
+         in the ball and in the pixel range. The cosine runs over all images of a key, not over batches. Penalties are
+         means over images, as the matching is, so that their weight does not depend on the budget. Networks are wholly
+         in eval mode. Restarts are compared at the 8-bit images.
 Shapes   p marked images, c channels, h rows, w columns.
 """
 
