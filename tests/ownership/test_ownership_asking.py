@@ -456,15 +456,21 @@ def raw_service(speak: Callable[[socket.socket], None], context: ssl.SSLContext 
 
 def whole_request(connection: socket.socket) -> None:
     """Read a request to its end: a socket that is closed with bytes unread resets, and the reply may be lost."""
-    head, body = b"", b""
-    while b"\r\n\r\n" not in head:
-        head += connection.recv(1 << 16)
-    head, _, body = head.partition(b"\r\n\r\n")
-    length = int(
-        next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")).split(b":")[1]
-    )
-    while len(body) < length:
-        body += connection.recv(1 << 16)
+    found = b""
+    while b"\r\n\r\n" not in found:
+        found += received(connection)
+    head, _, body = found.partition(b"\r\n\r\n")
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+    missing = int(lengths[0].split(b":")[1]) - len(body)
+    while missing > 0:
+        missing -= len(received(connection))
+
+
+def received(connection: socket.socket) -> bytes:
+    found = connection.recv(1 << 16)
+    if not found:
+        raise ConnectionError("the client is gone")
+    return found
 
 
 @pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b""])
