@@ -95,7 +95,7 @@ class DataTaggants(AbstractGridPaper):
     """Models with and without marks in their training data, asked about secret keys."""
 
     name: ClassVar[str] = "data-taggants"
-    title: ClassVar[str] = "Data Taggants: dataset ownership verification via harmless targeted data poisoning"
+    title: ClassVar[str] = "Data Taggants: dataset ownership verification"
     citation: ClassVar[str] = "W. Bouaziz, N. Usunier, E.-M. El-Mhamdi. ICLR 2025. arXiv 2410.09101"
     claim: ClassVar[str] = (
         "Small changes of a small share of the images, under their own labels, make every model that is trained on "
@@ -103,7 +103,7 @@ class DataTaggants(AbstractGridPaper):
         "show it; models trained on other data are not accused, and accuracy does not suffer."
     )
     published: ClassVar[tuple[tuple[str, str, str], ...]] = (
-        ("false positives on ImageNet1k", "none", "abstract and reviews of the paper; 0.1 % of the images marked"),
+        ("innocent models accused at 1 %", "none", "abstract and reviews of the paper, ImageNet1k"),
     )
 
     def jobs(self, scale: Scale) -> Sequence[Job]:
@@ -148,7 +148,7 @@ class DataTaggants(AbstractGridPaper):
             "labels of keys are drawn with replacement, so that the binomial is exact; the released code draws them "
             "without",
             "keys are 8-bit images; changes begin inside the ball and are judged as 8-bit images",
-            f"{marking.steps} steps of {marking.views} augmented views, no visual penalty (released: 250, 2, LPIPS)",
+            f"{marking.steps} steps, augmented views a step: {marking.views}; no visual penalty (released: 250, 2, LPIPS)",
             "one secret for each scale: users are asked about the same keys, so their p-values are dependent (Holm)",
         )
         if scale == "paper":
@@ -184,10 +184,11 @@ class DataTaggants(AbstractGridPaper):
                     f"{sum(hits)} of {own.keys * len(hits)} ({100 * rate.low:.0f}-{100 * rate.high:.0f} %)",
                 ),
                 (f"{name}: guilty models shown at 1 %", f"{sum(p <= _LEVEL for p in guilty)} of {len(guilty)}"),
-                (f"{name}: innocent models accused at 1 %", f"{sum(p <= _LEVEL for p in innocent)} of {len(innocent)}"),
                 (f"{name}: clean accuracy change", f"{-100 * cost:+.2f} points"),
             ]
         tables.append(_filters(own, records))
+        innocent = verdicts[0][2]
+        measured.append(("innocent models accused at 1 %", f"{sum(p <= _LEVEL for p in innocent)} of {len(innocent)}"))
         return _judged(own, tuple(tables), tuple(measured), verdicts)
 
 
