@@ -148,7 +148,7 @@ class DataTaggants(AbstractGridPaper):
             "labels of keys are drawn with replacement, so that the binomial is exact; the released code draws them "
             "without",
             "keys are 8-bit images; changes begin inside the ball and are judged as 8-bit images",
-            f"{marking.steps} steps, augmented views a step: {marking.views}; no visual penalty (released: 250, 2, LPIPS)",
+            f"{marking.steps} steps, views a step: {marking.views}, no visual penalty (released: 250, 2, LPIPS)",
             "one secret for each scale: users are asked about the same keys, so their p-values are dependent (Holm)",
         )
         if scale == "paper":
