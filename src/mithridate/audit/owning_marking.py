@@ -129,17 +129,7 @@ def mark_data(
     plan = how.plan(data)
     progress.start(_PIECES, "marking")
     nets = surrogates_of(data, plan, how, seed, progress)
-    marked = mark(
-        data.train,
-        owned.keys,
-        nets,
-        config,
-        augment=augmentation(plan),
-        mean=data.mean,
-        seed=owned.marks_seed(seed),
-        tell=tell_progress(progress),
-    )
-    progress.close()
+    marked = _marked(data, owned, nets, plan, config, owned.marks_seed(seed), progress)
     summary = summary_of(marked, data.train)
     if files:
         signal = Signal.of(nets, data.train.images.shape, precision=config.precision, chunk=config.chunk)
@@ -155,6 +145,30 @@ def mark_data(
     else:
         place = str(_write_npz(data, marked, to, source))
     return {**summary, "data": place, "manifest": str(to.manifest)}
+
+
+def _marked(
+    data: DataSet,
+    owned: Owned,
+    nets: list[nn.Module],
+    plan: Plan,
+    config: Marking,
+    seed: int,
+    progress: Progress,
+) -> Marked:
+    """Mark with the surrogates, and end the bar that their training began."""
+    marked = mark(
+        data.train,
+        owned.keys,
+        nets,
+        config,
+        augment=augmentation(plan),
+        mean=data.mean,
+        seed=seed,
+        tell=tell_progress(progress),
+    )
+    progress.close()
+    return marked
 
 
 def has_files(source: str) -> bool:
@@ -303,17 +317,7 @@ def try_marks(
     plan = how.plan(data)
     progress.start(_PIECES, "marking")
     nets = surrogates_of(data, plan, how, seed, progress)
-    marked = mark(
-        data.train,
-        owned.keys,
-        nets,
-        config,
-        augment=augmentation(plan),
-        mean=data.mean,
-        seed=address(seed, "marks"),
-        tell=tell_progress(progress),
-    )
-    progress.close()
+    marked = _marked(data, owned, nets, plan, config, address(seed, "marks"), progress)
     progress.start(_PIECES, "models with and without marks")
     spec = committed.commitment.spec
     found = selfcheck(
