@@ -2,7 +2,7 @@
 
 import pytest
 
-from mithridate.audit.tally import cells, comparisons, tallies, traces
+from mithridate.audit.tally import STRATIFIED, cells, comparisons, tallies, traces
 from mithridate.audit.verdict import verdict
 from mithridate.core.intervals import fisher_greater, wilson
 
@@ -79,12 +79,13 @@ def test_two_clean_victims_of_one_target_are_not_two_targets() -> None:
     assert by["none", "none"]["interval"][1] >= wilson(0, 10).high - 1e-12
 
 
-def test_comparisons_are_fisher_and_sign_tests_over_targets() -> None:
+def test_comparisons_are_fisher_over_targets_and_exact_within_them() -> None:
     tests = comparisons(tallies(records(7, 1, 0), ATTACKS, DEFENSES))
     noise = next(t for t in tests if "noise of the same size" in t["what"] and t["test"].startswith("Fisher"))
     assert noise["p_value"] == pytest.approx(fisher_greater(7, 10, 1, 10))
-    sign = next(t for t in tests if "noise of the same size (" in t["what"] and "sign" in t["test"])
-    assert sign["p_value"] == pytest.approx(0.5**6)
+    within = next(t for t in tests if "noise of the same size within" in t["what"])
+    assert within["test"] == STRATIFIED
+    assert within["p_value"] == pytest.approx(0.5**6)  # one victim a target: McNemar's test
     saved = next(t for t in tests if t["what"].startswith("friendly-noise saves") and t["test"].startswith("Fisher"))
     assert saved["p_value"] == pytest.approx(fisher_greater(7, 10, 0, 10))
 

@@ -1,5 +1,6 @@
 """Intervals and exact tests: published vectors, SciPy as oracle, laws of clustering, and coverage by simulation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from mithridate.core.intervals import (
     fisher_greater,
     paired_greater,
     repeated,
+    stratified_greater,
     wilson,
     wilson_bounds,
 )
@@ -194,8 +196,46 @@ def test_paired_by_hand():
     assert paired_greater([(0, 1)] * 3) == 1
 
 
+small = st.integers(1, 6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(small, small)
+def test_one_stratum_is_fisher(first, second):
+    assert stratified_greater([(*first, *second)]) == pytest.approx(fisher_greater(*first, *second), rel=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), max_size=30))
+def test_strata_of_one_trial_are_mcnemar(pairs):
+    assert stratified_greater([(a, 1, b, 1) for a, b in pairs]) == pytest.approx(paired_greater(pairs), rel=1e-12)
+
+
+@given(st.lists(st.tuples(small, small), min_size=1, max_size=3))
+def test_strata_agree_with_every_arrangement(tables):
+    strata = [(*first, *second) for first, second in tables]
+    each = [[(k, stats.hypergeom(n1 + n2, k1 + k2, n1).pmf(k)) for k in range(n1 + 1)] for k1, n1, k2, n2 in strata]
+    observed = sum(k1 for k1, *_ in strata)
+    oracle = sum(
+        math.prod(p for _, p in draw) for draw in itertools.product(*each) if sum(k for k, _ in draw) >= observed
+    )
+    assert stratified_greater(strata) == pytest.approx(oracle, rel=1e-6)
+
+
+def test_strata_by_hand():
+    # Two of two against none of two is one arrangement of six; three such strata, one of 216.
+    assert stratified_greater([(2, 2, 0, 2)] * 3 + [(0, 2, 0, 2)] * 7) == 1 / 216
+    assert stratified_greater([(1, 2, 0, 2), (2, 2, 0, 2)]) == pytest.approx(1 / 12)
+    assert stratified_greater([]) == 1
+
+
 @pytest.mark.parametrize(
-    "bad", [lambda: wilson(3, 2), lambda: wilson(-1, 2), lambda: wilson(0, 0), lambda: clustered([], [])]
+    "bad",
+    [
+        lambda: stratified_greater([(1, 1, 0, 0)]),
+        lambda: wilson(3, 2),
+        lambda: wilson(-1, 2),
+        lambda: wilson(0, 0),
+        lambda: clustered([], []),
+    ],
 )
 def test_impossible_counts_are_refused(bad):
     with pytest.raises(Misuse) as caught:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from mithridate.core.intervals import Rate, clustered, fisher_greater, paired_greater, repeated
+from mithridate.core.intervals import Rate, clustered, fisher_greater, paired_greater, repeated, stratified_greater
 
 Records = Mapping[str, Mapping[str, Any]]
+STRATIFIED = "exact, stratified by target, one-sided"
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,11 @@ def _diagnostics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def comparisons(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
-    """Return one-sided exact tests, with targets as units: attacks against both controls, defenses against attacks."""
+    """Return one-sided exact tests: attacks against both controls, defenses against attacks.
+
+    Fisher's test has targets as its units and asks about targets of their kind. The test stratified by target has
+    victims as its units and asks about these targets; with one victim each it is McNemar's.
+    """
     found = []
     for (attack, defense), tally in grid.items():
         if attack in ("none", "noise"):
@@ -196,17 +201,30 @@ def _greater(more: Tally, fewer: Tally, what: str) -> list[dict[str, Any]]:
     k1, n1, k2, n2 = (*_targets_hit(more), *_targets_hit(fewer))
     text = f"{what} ({k1} of {n1} against {k2} of {n2})"
     both = [target for target in more.hits if target in fewer.hits]
-    hits = [(fmean(more.hits[target]), fmean(fewer.hits[target])) for target in both]
-    tests = [
-        {"what": text, "p_value": fisher_greater(k1, n1, k2, n2), "test": "Fisher exact, one-sided"},
-        {"what": text, "p_value": paired_greater(hits), "test": "paired sign test, one-sided"},
-    ]
-    if more.triggered:
-        return tests
+    fisher = {"what": text, "p_value": fisher_greater(k1, n1, k2, n2), "test": "Fisher exact, one-sided"}
+    if more.triggered:  # every victim is asked about all images: within an image they are no independent trials
+        hits = [(fmean(more.hits[target]), fmean(fewer.hits[target])) for target in both]
+        return [fisher, {"what": text, "p_value": paired_greater(hits), "test": "paired sign test, one-sided"}]
+    strata = [(*_hit(more, target), *_hit(fewer, target)) for target in both]
+    k1, n1, k2, n2 = (sum(stratum[i] for stratum in strata) for i in range(4))
+    within = {
+        "what": f"{what} within the targets ({k1} of {n1} victims against {k2} of {n2})",
+        "p_value": stratified_greater(strata),
+        "test": STRATIFIED,
+    }
     chances = [(fmean(more.chances[target]), fmean(fewer.chances[target])) for target in both]
     raised = sum(a > b for a, b in chances)
     likelier = f"{what}, by the probability of the adversarial class ({raised} of {len(both)} targets)"
-    return [*tests, {"what": likelier, "p_value": paired_greater(chances), "test": "paired sign test, one-sided"}]
+    return [
+        fisher,
+        within,
+        {"what": likelier, "p_value": paired_greater(chances), "test": "paired sign test, one-sided"},
+    ]
+
+
+def _hit(tally: Tally, target: tuple[str, int]) -> tuple[int, int]:
+    """Return how many victims of a target are hit, and of how many."""
+    return sum(tally.hits[target]), len(tally.hits[target])
 
 
 def _targets_hit(tally: Tally) -> tuple[int, int]:

@@ -5,7 +5,8 @@
     repeated    the same trials judged by several runs: test images by several victims
 
 Paper    Wilson (JASA 1927), the score interval; Kish (Survey Sampling, 1965), the design effect; Fisher (1935), the
-         exact test; Newcombe (Statistics in Medicine 1998), method 10, the difference of two rates.
+         exact test; Birch (JRSS B 1964), the same in strata; Newcombe (Statistics in Medicine 1998), method 10, the
+         difference of two rates.
 """
 
 import math
@@ -163,6 +164,34 @@ def fisher_greater(k1: int, n1: int, k2: int, n2: int) -> float:
     total = k1 + k2
     ways = sum(math.comb(n1, k) * math.comb(n2, total - k) for k in range(k1, min(n1, total) + 1))
     return ways / math.comb(n1 + n2, total)
+
+
+def stratified_greater(strata: Sequence[tuple[int, int, int, int]]) -> float:
+    """Return the p-value of the exact test that, within strata, the first rate is the greater in at least one of them.
+
+    The statistic is the sum of the first successes; given the margins of every stratum, it is a sum of independent
+    hypergeometric numbers if in no stratum the two rates differ. One stratum gives Fisher's exact test, strata of one
+    trial each McNemar's. It asks about these strata, not about others of their kind.
+
+    Args:
+        strata: k1, n1, k2, n2 of each stratum: k1 successes in n1 trials against k2 in n2.
+
+    Raises:
+        Misuse: MTH-0731 when a stratum has no trials on one side, or more successes than trials.
+    """
+    ways, least, observed = [1], 0, 0  # ways[j]: arrangements in which the sum is least + j
+    for k1, n1, k2, n2 in strata:
+        _check([k1], [n1])
+        _check([k2], [n2])
+        total = k1 + k2
+        low, high = max(0, total - n2), min(n1, total)
+        here = [math.comb(n1, k) * math.comb(n2, total - k) for k in range(low, high + 1)]
+        grown = [0] * (len(ways) + len(here) - 1)
+        for i, a in enumerate(ways):
+            for j, b in enumerate(here):
+                grown[i + j] += a * b
+        ways, least, observed = grown, least + low, observed + k1
+    return sum(ways[observed - least :]) / sum(ways)
 
 
 def paired_greater(pairs: Sequence[tuple[float, float]]) -> float:
