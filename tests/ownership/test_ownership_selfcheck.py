@@ -9,7 +9,7 @@ from mithridate.core.errors import Misuse
 from mithridate.data.sources import load
 from mithridate.ownership.keys import KeySpec, derive
 from mithridate.ownership.marking import Marking, mark
-from mithridate.ownership.planning import power
+from mithridate.ownership.planning import HitTest
 from mithridate.ownership.selfcheck import Inquiry, count_hits, selfcheck
 from mithridate.ownership.significance import binomial_tail
 from mithridate.training.contracts import Options, contract
@@ -29,7 +29,7 @@ def test_it_counts_and_plans_as_the_test_does():
     assert [each.guilty for each in found.trials] == [True, False]
     assert found.trials[0].p_value == binomial_tail(found.trials[0].hits, keys=5, topk=2, classes=10)
     assert found.hit_rate == found.trials[0].hits / 5
-    assert found.power == power(5, topk=2, classes=10, hit_rate=found.hit_rate, alpha=0.05)
+    assert found.power == HitTest(topk=2, classes=10, alpha=0.05).power(5, found.hit_rate)
     assert found.power_low <= found.power
     assert abs(found.accuracy_cost) < 0.1
     assert told[-1]["done"] == 1

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,8 +13,10 @@ from scipy import stats
 
 from mithridate.core.errors import Misuse
 from mithridate.ownership import significance as tests
-from mithridate.ownership.planning import factor, hits_needed, keys_needed, power, table
+from mithridate.ownership.planning import HitTest, factor
 from mithridate.ownership.significance import binomial_tail, binomial_tails, hits_at
+
+TEST = HitTest(topk=1, classes=10, alpha=0.01)
 
 
 def enumerated(statistic, observed, values, keys) -> Fraction:
@@ -255,9 +258,11 @@ def test_logarithms():
         lambda: tests.mean_e([]),
         lambda: tests.log10(Fraction(0)),
         lambda: factor(0),
-        lambda: power(0, topk=1, classes=10, hit_rate=0.5, alpha=0.01),
-        lambda: power(10, topk=1, classes=10, hit_rate=1.5, alpha=0.01),
-        lambda: power(10, topk=1, classes=10, hit_rate=0.5, alpha="x"),
+        lambda: TEST.power(0, 0.5),
+        lambda: TEST.power(10, 1.5),
+        lambda: HitTest(topk=1, classes=10, alpha="x"),
+        lambda: HitTest(topk=11, classes=10, alpha=0.01),
+        lambda: HitTest(topk=1, classes=10, alpha=0.01, run=0),
     ],
 )
 def test_numbers_that_cannot_be(attempt):
@@ -267,41 +272,40 @@ def test_numbers_that_cannot_be(attempt):
 
 
 def test_hits_needed_is_the_least_that_is_enough():
-    needed = hits_needed(10, topk=1, classes=10, alpha=0.001)
-    assert needed == 6  # the first verification divides the level by two: P(>= 5) is 0.0016, P(>= 6) 1.5e-4
-    assert hits_needed(2, topk=1, classes=10, alpha=0.001) is None
-    assert hits_needed(10, topk=1, classes=10, alpha=0.001, grindable=True) is None
-    assert hits_needed(20, topk=1, classes=1000, alpha=0.001, grindable=True) == 10
-    assert hits_needed(10, topk=1, classes=10, alpha=0.001, run=5) == 7
+    test = HitTest(topk=1, classes=10, alpha=0.001)
+    assert test.hits_needed(10) == 6  # the first verification halves the level: P(>= 5) is 0.0016, P(>= 6) 1.5e-4
+    assert test.hits_needed(2) is None
+    assert replace(test, grindable=True).hits_needed(10) is None
+    assert replace(test, classes=1000, grindable=True).hits_needed(20) == 10
+    assert replace(test, run=5).hits_needed(10) == 7
 
 
 @pytest.mark.parametrize(("keys", "rate"), [(10, 0.8), (20, 0.3), (40, 0.25)])
 def test_power_is_the_chance_to_reach_the_hits_needed(keys, rate):
-    needed = hits_needed(keys, topk=1, classes=10, alpha=0.01)
-    expected = stats.binom.sf(needed - 1, keys, rate)
-    assert power(keys, topk=1, classes=10, hit_rate=rate, alpha=0.01) == pytest.approx(expected, rel=1e-9)
+    expected = stats.binom.sf(TEST.hits_needed(keys) - 1, keys, rate)
+    assert TEST.power(keys, rate) == pytest.approx(expected, rel=1e-9)
 
 
 def test_power_of_a_chance_hit_rate_is_the_level_at_most():
     for keys in range(1, 40):
-        assert power(keys, topk=1, classes=10, hit_rate=0.1, alpha=0.05) <= 0.05 / 2
+        assert HitTest(topk=1, classes=10, alpha=0.05).power(keys, 0.1) <= 0.05 / 2
 
 
 def test_keys_needed_is_the_least_number_with_that_power():
-    facts = {"topk": 1, "classes": 10, "hit_rate": 0.6, "alpha": 0.001}
-    found = keys_needed(**facts)
-    assert power(found, **facts) >= 0.9
-    assert all(power(keys, **facts) < 0.9 for keys in range(1, found))
+    test = HitTest(topk=1, classes=10, alpha=0.001)
+    found = test.keys_needed(0.6)
+    assert test.power(found, 0.6) >= 0.9
+    assert all(test.power(keys, 0.6) < 0.9 for keys in range(1, found))
 
 
 def test_no_number_of_keys_is_enough_for_a_model_that_guesses():
     with pytest.raises(Misuse, match="no number of keys") as error:
-        keys_needed(topk=1, classes=10, hit_rate=0.1, alpha=0.001)
+        HitTest(topk=1, classes=10, alpha=0.001).keys_needed(0.1)
     assert error.value.code == "MTH-1011"
 
 
-def test_a_table_has_a_row_for_each_number():
-    rows = table([1, 10, 20], topk=1, classes=10, hit_rate=0.8, alpha=0.001)
+def test_prospects_grow_with_the_number_of_keys():
+    rows = [HitTest(topk=1, classes=10, alpha=0.001).prospect(keys, 0.8) for keys in (1, 10, 20)]
     assert [(row.keys, row.hits_needed) for row in rows] == [(1, None), (10, 6), (20, 8)]
     assert rows[0].power == 0
     assert [row.power for row in rows] == sorted(row.power for row in rows)

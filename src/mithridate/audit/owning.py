@@ -17,7 +17,7 @@ from mithridate.core.seeds import address
 from mithridate.ownership import merkle
 from mithridate.ownership.commitment import NO_BEACON, Commitment, class_hash, commit, leaves
 from mithridate.ownership.keys import Key, KeySpec, derive
-from mithridate.ownership.planning import hits_needed
+from mithridate.ownership.planning import HitTest
 from mithridate.ownership.secret import Secret
 from mithridate.ownership.timestamp import write_request
 
@@ -279,7 +279,7 @@ def open_owned(secret: Path, commitment: Path, beacon: str | None = None) -> Own
 def said_of_test(commitment: Commitment) -> str:
     """Return what the test of a commitment needs, in words: an owner should not publish one that can show nothing."""
     spec, keys = commitment.spec, commitment.dispute
-    needed = hits_needed(keys, topk=spec.topk, classes=spec.classes, alpha=commitment.alpha)
+    needed = HitTest(topk=spec.topk, classes=spec.classes, alpha=commitment.alpha).hits_needed(keys)
     if needed is None:
         return (
             f"warning: even {keys} hits of {keys} would not reach the level {float(commitment.alpha):g}, so this test "

@@ -19,7 +19,7 @@ from mithridate.ownership.certificate import Evidence, weigh
 from mithridate.ownership.checking import Report, revealed_keys
 from mithridate.ownership.commitment import Commitment, class_hash
 from mithridate.ownership.keys import Key
-from mithridate.ownership.planning import hits_needed
+from mithridate.ownership.planning import HitTest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def _verdict(commitment: Commitment, report: Report, found: Evidence, asked: Ask
         "the certificate says"
     )
     shown = found.adjusted <= alpha
-    needed = hits_needed(found.keys, topk=spec.topk, classes=spec.classes, alpha=alpha, run=run)
+    needed = HitTest(topk=spec.topk, classes=spec.classes, alpha=alpha, run=run).hits_needed(found.keys)
     if same < found.keys and not shown and (needed is None or asked.tally.answered < needed):
         return Verdict(Status.INCONCLUSIVE, f"Too few answers: {figures}.", asked.tally.notes)
     if shown == report.shown:

@@ -27,14 +27,11 @@ def prospects(
         Misuse: MTH-1010, numbers that cannot be.
     """
     numbers = sorted(set(keys or _USUAL))
-    rows = planning.table(
-        numbers, topk=topk, classes=classes, hit_rate=hit_rate, alpha=alpha, run=run, grindable=grindable
-    )
+    test = planning.HitTest(topk=topk, classes=classes, alpha=alpha, run=run, grindable=grindable)
+    rows = [test.prospect(number, hit_rate) for number in numbers]
     least, reason = None, ""
     try:
-        least = planning.keys_needed(
-            topk=topk, classes=classes, hit_rate=hit_rate, alpha=alpha, wanted=wanted, run=run, grindable=grindable
-        )
+        least = test.keys_needed(hit_rate, wanted=wanted)
     except Misuse as error:
         if error.code != _NOT_ENOUGH:
             raise

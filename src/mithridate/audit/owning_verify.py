@@ -265,7 +265,7 @@ def next_run(diary: Path, commitment: Commitment) -> int:
 
 def _verdict(commitment: Commitment, report: Report, found: Evidence, asked: Asked, run: int) -> Verdict:
     spec, alpha = commitment.spec, commitment.alpha
-    needed = planning.hits_needed(found.keys, topk=spec.topk, classes=spec.classes, alpha=alpha, run=run)
+    needed = planning.HitTest(topk=spec.topk, classes=spec.classes, alpha=alpha, run=run).hits_needed(found.keys)
     figures = (
         f"{found.hits} of {found.keys} keys hit, p = {tiny(found.adjusted)} after {run} "
         f"{'verification' if run == 1 else 'verifications'}, level {float(alpha):g}"

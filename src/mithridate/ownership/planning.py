@@ -5,7 +5,6 @@ measures it. The level is divided as a certificate's p-value is multiplied (`cer
 verification m, and by 2^64 where no beacon protects from trying seeds.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -39,13 +38,11 @@ def factor(run: int = 1, *, grindable: bool = False) -> int:
     return run * (run + 1) * (GRIND if grindable else 1)
 
 
-def hits_needed(
-    keys: int, *, topk: int, classes: int, alpha: float | str | Fraction, run: int = 1, grindable: bool = False
-) -> int | None:
-    """Return the least number of hits that shows ownership, or None if even `keys` hits do not.
+@dataclass(frozen=True, kw_only=True)
+class HitTest:
+    """The test of ownership by hits, before its number of keys is chosen.
 
     Args:
-        keys: How many are asked about.
         topk: Answers that count.
         classes: How many there are.
         alpha: The level.
@@ -55,111 +52,70 @@ def hits_needed(
     Raises:
         Misuse: MTH-1010 for numbers that cannot be.
     """
-    level = exact(alpha, "alpha") / factor(run, grindable=grindable)
-    if not 1 <= topk <= classes or keys < 1:
-        raise Misuse("MTH-1010", f"there is no test of {keys} keys by {topk} answers out of {classes} classes")
-    return hits_at(keys, Fraction(topk, classes), level)
 
+    topk: int
+    classes: int
+    alpha: float | str | Fraction
+    run: int = 1
+    grindable: bool = False
 
-def power(
-    keys: int,
-    *,
-    topk: int,
-    classes: int,
-    hit_rate: float | str | Fraction,
-    alpha: float | str | Fraction,
-    run: int = 1,
-    grindable: bool = False,
-) -> float:
-    """Return the chance that a model which hits at `hit_rate` is shown to be trained on the data.
+    def __post_init__(self) -> None:
+        if not 1 <= self.topk <= self.classes:
+            raise Misuse("MTH-1010", f"there is no test by {self.topk} answers out of {self.classes} classes")
+        exact(self.alpha, "alpha")
+        factor(self.run)
 
-    Args:
-        keys: How many are asked about.
-        topk: Answers that count.
-        classes: How many there are.
-        hit_rate: Of a model that was trained on the marked data.
-        alpha: The level.
-        run: The number of the verification.
-        grindable: Whether no beacon after a trusted timestamp protects from trying seeds.
+    @property
+    def chance(self) -> Fraction:
+        """The hit rate of an innocent model."""
+        return Fraction(self.topk, self.classes)
 
-    Raises:
-        Misuse: MTH-1010 for numbers that cannot be.
-    """
-    needed = hits_needed(keys, topk=topk, classes=classes, alpha=alpha, run=run, grindable=grindable)
-    if needed is None:
-        return 0.0
-    return float(binomial_upper(needed, keys, exact(hit_rate, "hit_rate")))
+    def hits_needed(self, keys: int) -> int | None:
+        """Return the least number of hits of `keys` that shows ownership, or None if even all do not.
 
+        Raises:
+            Misuse: MTH-1010, there are no keys.
+        """
+        if keys < 1:
+            raise Misuse("MTH-1010", f"there is no test of {keys} keys")
+        return hits_at(keys, self.chance, exact(self.alpha, "alpha") / factor(self.run, grindable=self.grindable))
 
-def keys_needed(
-    *,
-    topk: int,
-    classes: int,
-    hit_rate: float | str | Fraction,
-    alpha: float | str | Fraction,
-    wanted: float = 0.9,
-    run: int = 1,
-    grindable: bool = False,
-) -> int:
-    """Return the least number of keys whose power is `wanted`.
+    def power(self, keys: int, hit_rate: float | str | Fraction) -> float:
+        """Return the chance that a model which hits at `hit_rate` is shown to be trained on the data.
 
-    Args:
-        topk: Answers that count.
-        classes: How many there are.
-        hit_rate: Of a model that was trained on the marked data.
-        alpha: The level.
-        wanted: The power.
-        run: The number of the verification.
-        grindable: Whether no beacon after a trusted timestamp protects from trying seeds.
+        Raises:
+            Misuse: MTH-1010 for numbers that cannot be.
+        """
+        return self.prospect(keys, hit_rate).power
 
-    Raises:
-        Misuse: MTH-1011 when no number up to 500 is enough, MTH-1010 for numbers that cannot be.
-    """
-    rate = exact(hit_rate, "hit_rate")
-    # Power saws along with the number of keys, so no search may skip any.
-    if rate > Fraction(topk, classes):
-        for keys in range(1, MOST_KEYS + 1):
-            needed = hits_needed(keys, topk=topk, classes=classes, alpha=alpha, run=run, grindable=grindable)
-            if needed is not None and binomial_upper(needed, keys, rate) >= wanted:
-                return keys
-    raise Misuse(
-        "MTH-1011",
-        f"no number of keys up to {MOST_KEYS} has power {wanted:g} when {float(rate):g} of them hit, and "
-        f"{topk / classes:g} by chance",
-        hint="mark more images, or with a larger epsilon",
-    )
+    def prospect(self, keys: int, hit_rate: float | str | Fraction) -> Prospect:
+        """Return what `keys` keys promise against a model that hits at `hit_rate`.
 
+        Raises:
+            Misuse: MTH-1010 for numbers that cannot be.
+        """
+        needed, rate = self.hits_needed(keys), exact(hit_rate, "hit_rate")
+        reached = 0.0 if needed is None else float(binomial_upper(needed, keys, rate))
+        return Prospect(keys=keys, hits_needed=needed, power=reached)
 
-def table(
-    numbers: Sequence[int],
-    *,
-    topk: int,
-    classes: int,
-    hit_rate: float | str | Fraction,
-    alpha: float | str | Fraction,
-    run: int = 1,
-    grindable: bool = False,
-) -> tuple[Prospect, ...]:
-    """Return what each of some numbers of keys promises.
+    def keys_needed(self, hit_rate: float | str | Fraction, *, wanted: float = 0.9) -> int:
+        """Return the least number of keys whose power is `wanted`.
 
-    Args:
-        numbers: How many keys, one entry for each.
-        topk: Answers that count.
-        classes: How many there are.
-        hit_rate: Of a model that was trained on the marked data.
-        alpha: The level.
-        run: The number of the verification.
-        grindable: Whether no beacon after a trusted timestamp protects from trying seeds.
-
-    Raises:
-        Misuse: MTH-1010 for numbers that cannot be.
-    """
-    rate, rows = exact(hit_rate, "hit_rate"), []
-    for keys in numbers:
-        needed = hits_needed(keys, topk=topk, classes=classes, alpha=alpha, run=run, grindable=grindable)
-        chance = 0.0 if needed is None else float(binomial_upper(needed, keys, rate))
-        rows.append(Prospect(keys=keys, hits_needed=needed, power=chance))
-    return tuple(rows)
+        Raises:
+            Misuse: MTH-1011 when no number up to 500 is enough, MTH-1010 for numbers that cannot be.
+        """
+        rate = exact(hit_rate, "hit_rate")
+        # Power saws along with the number of keys, so no search may skip any.
+        if rate > self.chance:
+            for keys in range(1, MOST_KEYS + 1):
+                if self.power(keys, rate) >= wanted:
+                    return keys
+        raise Misuse(
+            "MTH-1011",
+            f"no number of keys up to {MOST_KEYS} has power {wanted:g} when {float(rate):g} of them hit, and "
+            f"{float(self.chance):g} by chance",
+            hint="mark more images, or with a larger epsilon",
+        )
 
 
 def exact(value: float | str | Fraction, name: str) -> Fraction:

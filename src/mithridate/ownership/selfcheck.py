@@ -13,7 +13,6 @@ Cost     one training for each victim.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from mithridate.core.seeds import address
 from mithridate.data.examples import Examples
 from mithridate.evaluation.outcome import logits_of
 from mithridate.ownership.keys import Key
-from mithridate.ownership.planning import hits_needed, power
+from mithridate.ownership.planning import HitTest
 from mithridate.ownership.significance import binomial_tail
 from mithridate.training.loop import train
 from mithridate.training.plan import Plan
@@ -150,13 +149,13 @@ def selfcheck(
             tell({"done": len(trials) / (2 * how.victims), "guilty": guilty, "hits": hits})
     rate = sum(each.hits for each in trials if each.guilty) / (how.victims * len(keys))
     low, _ = wilson_bounds(rate, len(keys))
-    test_of = partial(power, len(keys), topk=how.topk, classes=classes, alpha=how.alpha)
+    test_of_keys = HitTest(topk=how.topk, classes=classes, alpha=how.alpha)
     return SelfCheck(
         trials=tuple(trials),
         keys=len(keys),
-        needed=hits_needed(len(keys), topk=how.topk, classes=classes, alpha=how.alpha),
+        needed=test_of_keys.hits_needed(len(keys)),
         hit_rate=rate,
-        power=test_of(hit_rate=rate),
-        power_low=test_of(hit_rate=low),
+        power=test_of_keys.power(len(keys), rate),
+        power_low=test_of_keys.power(len(keys), low),
         alpha=how.alpha,
     )

@@ -15,7 +15,7 @@ from mithridate.core.pool import Execute, Job
 from mithridate.core.verdicts import Status
 from mithridate.data.sources import load
 from mithridate.ownership.marking import Marking
-from mithridate.ownership.planning import hits_needed
+from mithridate.ownership.planning import HitTest
 from mithridate.ownership.significance import binomial_tail, holm
 from mithridate.papers._base import AbstractGridPaper, Document, Results, Scale
 from mithridate.papers._ownership import FILTERS, Bench, Setting, Variant
@@ -23,6 +23,8 @@ from mithridate.training.contracts import Options
 
 Records = Mapping[str, Mapping[str, Any]]
 _LEVEL = Fraction(1, 100)
+_CLASSES = 10
+"""Of digits and of CIFAR-10."""
 _HARMLESS = 0.015
 
 _MLP = Variant(name="another seed", model="mlp", recipe="digits-mlp40", options=Options())
@@ -203,7 +205,7 @@ def _judged(
     accused = sum(p <= _LEVEL for p in holm(list(innocent)))
     harmless = cost <= _HARMLESS
     held = shown == len(guilty) and not accused and harmless
-    needed = hits_needed(own.keys, topk=own.topk, classes=10, alpha=float(_LEVEL))
+    needed = HitTest(topk=own.topk, classes=_CLASSES, alpha=float(_LEVEL)).hits_needed(own.keys)
     sentence = (
         f"The claim {'holds' if held else 'did not reproduce'} at this scale: at {name}, {shown} of {len(guilty)} "
         f"models that were trained on the marks are shown to be (Holm, 1 %), {accused} of {len(innocent)} others are "
@@ -230,7 +232,7 @@ def _epochs(variant: Variant) -> str:
 
 
 def _p(own: Setting, record: Mapping[str, Any]) -> Fraction:
-    return binomial_tail(int(record["hits"]), keys=own.keys, topk=own.topk, classes=10)
+    return binomial_tail(int(record["hits"]), keys=own.keys, topk=own.topk, classes=_CLASSES)
 
 
 def _p_values(own: Setting, records: Records, name: str) -> tuple[list[Fraction], list[Fraction]]:
