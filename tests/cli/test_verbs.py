@@ -320,3 +320,18 @@ def test_hostile_names_survive_in_json(run: Any, tmp_path: Path) -> None:
     name = HOSTILE.replace("/", "").replace("\udc80", "")
     a_run(tmp_path / "run", [f"craft/{name}/1"], 3)
     assert run("status", "run", "--json").document["by_kind"] == {f"craft {name}": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["audit", "--data", "digits"], "nowhere is no finished audit"),
+        (["reproduce", "witches-brew"], "nowhere is no finished audit"),
+        (["reproduce", "guanyu"], "leave --reuse out"),
+    ],
+)
+def test_a_run_that_cannot_be_reused_is_refused_before_any_work(run: Any, words: list[str], said: str) -> None:
+    outcome = run(*words, "--reuse", "nowhere", "--json")
+    assert (outcome.code, outcome.document["error"]["code"]) == (2, "MTH-0722")
+    assert said in outcome.err
+    assert not list(Path().rglob("ledger.jsonl"))

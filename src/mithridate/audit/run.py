@@ -10,6 +10,7 @@ from mithridate.audit.config import AuditConfig, to_yaml
 from mithridate.audit.estimate import estimate
 from mithridate.audit.jobs import Worker
 from mithridate.audit.machine import num_workers
+from mithridate.audit.reusing import Reused, taken_over
 from mithridate.audit.session import seconds_worked, work_off, write_manifest
 from mithridate.audit.summary import summarise
 from mithridate.core.artefacts import as_json, disk_errors, write_atomic
@@ -38,6 +39,7 @@ def run_audit(
     *,
     progress: Progress | None = None,
     command: str = "",
+    reused: Path | None = None,
     decorate: Callable[[Document, Assembly], Document] = lambda document, _: document,
 ) -> Finished:
     """Run what is not yet in the folder's ledger, then summarise and write the reports.
@@ -47,14 +49,18 @@ def run_audit(
         folder: The run folder; made if absent.
         progress: Shown while jobs run.
         command: What the user typed, for the report.
+        reused: Folder of a finished run; the jobs that both have in common are taken over, not run again.
         decorate: Adds to the document before it is written (used by papers).
 
     Raises:
-        Misuse: The folder holds another audit, or the configuration does not fit the data.
+        Misuse: The folder holds another audit, the configuration does not fit the data, or the run that shall be
+            reused has nothing to do with it.
         WorkError: Another process works on the folder, the disk is full, a worker died.
     """
-    assembly, records = _worked(config, folder, progress, command, lambda assembly: assembly.jobs())
+    other = None if reused is None else Reused.open(reused, config)
+    assembly, records = _worked(config, folder, progress, command, lambda assembly: assembly.jobs(), other)
     document = decorate(summarise(assembly, records, command=command), assembly)
+    document["setting"] += taken_over(folder)
     document["timing"] |= {"seconds": seconds_worked(folder), "estimate_seconds": _estimated_seconds(folder)}
     write_atomic(folder / "report.json", as_json(document))
     write_atomic(folder / "report.html", render_html(document).encode())
@@ -78,8 +84,9 @@ def _worked(
     progress: Progress | None,
     command: str,
     choose: Callable[[Assembly], list[Job]],
+    reused: Reused | None = None,
 ) -> tuple[Assembly, dict[str, dict[str, Any]]]:
-    """Run the chosen jobs that the ledger does not have, and return all records."""
+    """Run the chosen jobs that neither the ledger nor the reused run has, and return all records."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with Ledger(folder / "ledger.jsonl").open() as ledger:
@@ -88,6 +95,8 @@ def _worked(
         with disk_errors(folder):
             (folder / "cells").mkdir(exist_ok=True)
             (folder / "packs").mkdir(exist_ok=True)
+        if reused is not None:
+            reused.copy(assembly, ledger)
         _estimate_once(assembly)
         work_off(
             choose(assembly),

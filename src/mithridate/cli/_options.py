@@ -23,6 +23,16 @@ OutOption = Annotated[
         "--out", "-o", metavar="DIR", help="Folder for the results.", show_default=False, rich_help_panel="Output"
     ),
 ]
+ReuseOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--reuse",
+        metavar="DIR",
+        help="Take over what a finished audit has in common with this one: add a defense, an attack or victims to it.",
+        show_default=False,
+        rich_help_panel="Output",
+    ),
+]
 
 
 def _option(flag: str, help_text: str, *, metavar: str, panel: str) -> Any:

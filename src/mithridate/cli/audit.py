@@ -14,6 +14,7 @@ from mithridate.cli._options import (
     GridOptions,
     JobOptions,
     OutOption,
+    ReuseOption,
     VictimOptions,
     configured,
 )
@@ -31,6 +32,7 @@ class RunOptions:
     """Where the run lives, and whether it takes place."""
 
     out: OutOption = None
+    reuse: ReuseOption = None
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything and print the cost; run nothing.", rich_help_panel="Output"),
@@ -64,7 +66,7 @@ def audit(
     from mithridate.audit.run import run_audit
     from mithridate.cli._views import show_run
 
-    finished = run_audit(resolved, folder, progress=session.progress(), command=typed())
+    finished = run_audit(resolved, folder, progress=session.progress(), command=typed(), reused=run.reuse)
     show_run(session, finished.document, folder)
     raise typer.Exit(int(finished.document["verdict"]["exit_code"]))
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mithridate.cli._options import OutOption, VictimOptions, configured
+from mithridate.cli._options import OutOption, ReuseOption, VictimOptions, configured
 from mithridate.cli._session import Session
 from mithridate.cli._verb import verb
 
@@ -24,6 +24,7 @@ def reproduce(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="The one seed of the run.", min=0)] = 0,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:N or mps.")] = "cpu",
     out: OutOption = None,
+    reuse: ReuseOption = None,
 ) -> None:
     """Run the scaled or full experiment of a paper and report claim, measurement with interval, and departures."""
     from mithridate.cli.audit import RUNS, typed
@@ -41,7 +42,14 @@ def reproduce(
     from mithridate.papers._run import reproduce as run
 
     document = run(
-        name, scale=scale, folder=folder, seed=seed, device=device, progress=session.progress(), command=typed()
+        name,
+        scale=scale,
+        folder=folder,
+        seed=seed,
+        device=device,
+        progress=session.progress(),
+        command=typed(),
+        reused=reuse,
     )
     show_run(session, document, folder)
     raise typer.Exit(int(document["verdict"]["exit_code"]))

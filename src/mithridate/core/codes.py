@@ -746,6 +746,17 @@ CODES: dict[str, Explanation] = {
         "The attacks need more clean networks than surrogate.models names.",
         "Name as many models as num_surrogates, or none.",
     ),
+    "MTH-0722": Explanation(
+        "a run that cannot be reused",
+        "--reuse takes results over from a finished audit that differs from the new one in attacks, defenses, victims, "
+        "gate and the number of targets only, and that the same versions made.",
+        "Name such a run, or leave --reuse out.",
+    ),
+    "MTH-0723": Explanation(
+        "a reused run was changed",
+        "A file of the run that --reuse names is not the one that the run wrote.",
+        "Leave --reuse out, or restore the files.",
+    ),
     "MTH-0731": Explanation(
         "impossible counts",
         "A rate needs at least one trial and no more successes than trials.",

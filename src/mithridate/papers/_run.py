@@ -6,6 +6,7 @@ from typing import cast
 from mithridate.audit.assembly import Assembly
 from mithridate.audit.machine import check_device
 from mithridate.audit.run import run_audit
+from mithridate.core.errors import Misuse
 from mithridate.core.events import Progress
 from mithridate.core.registry import Registry
 from mithridate.papers._base import AbstractAuditPaper, AbstractGridPaper, Document, Scale
@@ -23,6 +24,7 @@ def reproduce(
     device: str = "cpu",
     progress: Progress | None = None,
     command: str = "",
+    reused: Path | None = None,
 ) -> Document:
     """Run a paper's audit or grid at a scale, write its report and return the document.
 
@@ -34,11 +36,21 @@ def reproduce(
         device: Where networks run.
         progress: Shown while jobs run.
         command: What the user typed, for the report.
+        reused: Folder of a finished run whose results are taken over where they are this one's too.
+
+    Raises:
+        Misuse: MTH-0722, the paper is no audit and nothing can be taken over; or what `run_audit` raises.
     """
     check_device(device)
     paper = PAPERS.load(name)()
     size = cast(Scale, scale)
     if isinstance(paper, AbstractGridPaper):
+        if reused is not None:
+            raise Misuse(
+                "MTH-0722",
+                f"the reproduction of {name} is a grid of its own jobs, which takes over no audit",
+                hint="leave --reuse out",
+            )
         return run_grid(paper, scale=size, folder=folder, seed=seed, device=device, progress=progress, command=command)
     assert isinstance(paper, AbstractAuditPaper), f"{name} is neither an audit nor a grid"
 
@@ -52,4 +64,4 @@ def reproduce(
         }
 
     config = paper.config(size).model_copy(update={"seed": seed, "device": device})
-    return run_audit(config, folder, progress=progress, command=command, decorate=decorate).document
+    return run_audit(config, folder, progress=progress, command=command, reused=reused, decorate=decorate).document
