@@ -1,5 +1,6 @@
 """Every paper is runnable at every scale, says how it departs, and its verdict follows its figures."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -41,12 +42,12 @@ def victim(scenario: str, hit: bool, correct: int) -> dict[str, Any]:
     return {"targets": [target], "correct": correct, "tested": 1000, "seconds": 1.0}
 
 
-def document(attacked: int, defended: int, *, accuracy: int = 940, n: int = 20) -> dict[str, Any]:
+def document(attacked: int, defended: int, *, accuracy: int = 940, n: int = 20, each: int = 1) -> dict[str, Any]:
     records: dict[str, Any] = {}
-    for k in range(n):
-        records[f"victim/witches-brew/none/{k}/0"] = victim(f"s/{k}", k < attacked, accuracy)
-        records[f"victim/witches-brew/friendly-noise/{k}/0"] = victim(f"s/{k}", k < defended, 920)
-        records[f"victim/noise/none/{k}/0"] = victim(f"s/{k}", False, 940)
+    for k, number in itertools.product(range(n), range(each)):
+        records[f"victim/witches-brew/none/{k}/{number}"] = victim(f"s/{k}", k < attacked, accuracy)
+        records[f"victim/witches-brew/friendly-noise/{k}/{number}"] = victim(f"s/{k}", k < defended, 920)
+        records[f"victim/noise/none/{k}/{number}"] = victim(f"s/{k}", False, 940)
     for defense, correct in (("none", 945), ("friendly-noise", 925)):
         clean = victim("s/0", False, correct)
         clean["targets"] = [victim(f"s/{k}", False, 0)["targets"][0] for k in range(n)]
@@ -61,6 +62,14 @@ def test_witches_brew_holds_if_it_beats_both_controls_and_keeps_accuracy(attacke
     found = paper("witches-brew").verdict(document(attacked, 0, accuracy=accuracy))
     assert (found["status"], found["exit_code"]) == (status, 0 if status == "pass" else 1)
     assert f"{attacked} of 20" in found["sentence"]
+
+
+@pytest.mark.parametrize(("each", "status"), [(1, "fail"), (2, "pass"), (8, "pass")])
+def test_several_victims_are_compared_within_their_targets(each: int, status: str) -> None:
+    """Four targets of ten: too few to speak of others, p = 0.04; that these four are hit is clear from two victims."""
+    found = paper("witches-brew").verdict(document(4, 0, n=10, each=each))
+    assert found["status"] == status
+    assert ("stratified by target" in found["sentence"]) == (each > 1)
 
 
 @pytest.mark.parametrize(("defended", "status"), [(0, "pass"), (14, "fail")])

@@ -6,6 +6,7 @@ Paper    Geiping, Fowl, Huang, Czaja, Taylor, Moeller, Goldstein (ICLR 2021), ar
 from typing import Any, ClassVar
 
 from mithridate.audit.config import AuditConfig
+from mithridate.audit.tally import STRATIFIED
 from mithridate.papers._base import AbstractAuditPaper, Document, Scale, accuracy_row, cell, success_row
 
 CIFAR10_CPU: dict[str, Any] = {
@@ -105,9 +106,13 @@ class WitchesBrew(AbstractAuditPaper):
         ]
 
     def verdict(self, document: Document) -> Document:
-        """Hold the claim to p < 0.01 against both controls and at most 1.5 points of clean accuracy."""
+        """Hold the claim to p < 0.01 against both controls and at most 1.5 points of clean accuracy.
+
+        Several victims a target are compared within the targets, as the paper's are; single ones by Fisher's test.
+        """
         poisoned, clean = cell(document, "witches-brew", "none"), cell(document, "none", "none")
-        tests = [c for c in document["comparisons"] if c["test"].startswith("Fisher")]
+        chosen = STRATIFIED if poisoned["trials"] > poisoned["targets"] else "Fisher"
+        tests = [c for c in document["comparisons"] if c["test"].startswith(chosen)]
         p_values = [c["p_value"] for c in tests if c["what"].startswith("witches-brew hits")]
         cost = 100 * (clean["clean_accuracy"] - poisoned["clean_accuracy"])
         _, rate = success_row(document, "witches-brew", "none", "")
@@ -115,7 +120,8 @@ class WitchesBrew(AbstractAuditPaper):
         held = beats and keeps
         sentence = (
             f"The claim {'holds' if held else 'did not reproduce'} at this scale: Witches' Brew hit {rate}, "
-            f"p = {max(p_values):.2g} against the stronger control, at {cost:.1f} points of clean accuracy."
+            f"p = {max(p_values):.2g} against the stronger control ({tests[0]['test']}), at {cost:.1f} points of clean "
+            "accuracy."
         )
         status = "pass" if held else "fail"
         return {**document["verdict"], "status": status, "exit_code": int(not held), "sentence": sentence}
