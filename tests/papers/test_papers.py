@@ -51,7 +51,7 @@ def document(attacked: int, defended: int, *, accuracy: int = 940, n: int = 20, 
     for defense, correct in (("none", 945), ("friendly-noise", 925)):
         clean = victim("s/0", False, correct)
         clean["targets"] = [victim(f"s/{k}", False, 0)["targets"][0] for k in range(n)]
-        records[f"victim/none/{defense}/0"] = clean
+        records |= {f"victim/none/{defense}/{number}": clean for number in range(each)}
     grid = tallies(records, ["none", "noise", "witches-brew"], ["none", "friendly-noise"])
     before = {"status": "pass", "exit_code": 0, "sentence": "", "reasons": [], "gate": None}
     return {"cells": cells(grid, "s"), "comparisons": comparisons(grid), "verdict": before}
