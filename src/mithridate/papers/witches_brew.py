@@ -29,8 +29,8 @@ CIFAR10_CPU: dict[str, Any] = {
 }
 """Within an hour on two cores: the paper's targets, budget and epsilon; part of the data, light crops, several victims.
 
-A perceptron, because there several victims a target and hundreds of poisons fit into the hour. Residual networks that fit
-with fewer images hit too few targets to tell (docs/results.md).
+A perceptron, because several victims a target and hundreds of poisons fit into the hour only with it. Residual networks
+fit with fewer images and hit too few targets to tell (docs/results.md).
 """
 
 
@@ -136,7 +136,7 @@ SMOKE_DEPARTURES = (
     "2 restarts of 100 steps instead of 8 of 250; no augmentation; step size 0.4 epsilon",
 )
 CPU_DEPARTURES: tuple[str, ...] = (
-    "data: the first 2,000 images of each CIFAR-10 class (20,000 of 50,000), so that 1 % is 200 images, drawn by our seed",
+    "data: the first 2,000 images of each CIFAR-10 class (20,000 of 50,000); 1 % is 200 images, drawn by our seed",
     "model: a perceptron with 256 hidden units instead of ResNet-18; everything runs in bfloat16 autocast",
     "recipe fast-light: 20 epochs of batch 64 at lr 0.02, flips and shifts of one pixel instead of four",
     "2 surrogates and 1 start of 200 steps instead of 1 surrogate and 8 starts of 250; 5 victims a target instead of 8",
