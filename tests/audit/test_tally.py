@@ -112,6 +112,20 @@ def test_an_attack_that_does_not_beat_its_controls_is_inconclusive_whatever_the_
     assert "nothing can be said about defenses" in document["reasons"][0]
 
 
+def test_several_victims_a_target_decide_within_the_targets() -> None:
+    """Three targets of ten, each hit by both of its victims: Fisher's p over targets is 0.11, within them 1/216."""
+    found = records(3, 0)
+    for k in range(10):
+        for cell in ("witches-brew/none", "noise/none", "witches-brew/friendly-noise"):
+            found[f"victim/{cell}/s{k}/1"] = found[f"victim/{cell}/s{k}/0"]
+    grid = tallies(found, ATTACKS, DEFENSES)
+    tests = comparisons(grid)
+    assert min(t["p_value"] for t in tests if t["test"] == STRATIFIED) == pytest.approx(1 / 216)
+    document = verdict(grid, tests, None, "1 % of x")
+    assert document["status"] == "pass"
+    assert "Friendly Noise lowers this to 0 of 20" in document["sentence"]
+
+
 @pytest.mark.parametrize(
     ("gate", "defended", "status"),
     [("asr<0.5", 0, "pass"), ("asr<0.1", 8, "fail"), ("asr<0.1", 0, "inconclusive"), ("clean_accuracy>0.5", 0, "pass")],

@@ -197,6 +197,17 @@ def comparisons(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
     return found
 
 
+def deciding_test(*, trials: int, targets: int, triggered: bool = False) -> str:
+    """Return how the test that a verdict goes by begins: single victims are compared over targets, several within them.
+
+    Args:
+        trials: Victims asked, over all targets.
+        targets: How many there are.
+        triggered: Whether the targets are images with a trigger, of which every victim is asked about all.
+    """
+    return STRATIFIED if trials > targets and not triggered else "Fisher"
+
+
 def _greater(more: Tally, fewer: Tally, what: str) -> list[dict[str, Any]]:
     k1, n1, k2, n2 = (*_targets_hit(more), *_targets_hit(fewer))
     text = f"{what} ({k1} of {n1} against {k2} of {n2})"

@@ -6,7 +6,7 @@ Paper    Geiping, Fowl, Huang, Czaja, Taylor, Moeller, Goldstein (ICLR 2021), ar
 from typing import Any, ClassVar
 
 from mithridate.audit.config import AuditConfig
-from mithridate.audit.tally import STRATIFIED
+from mithridate.audit.tally import deciding_test
 from mithridate.papers._base import AbstractAuditPaper, Document, Scale, accuracy_row, cell, success_row
 
 CIFAR10_CPU: dict[str, Any] = {
@@ -113,8 +113,8 @@ class WitchesBrew(AbstractAuditPaper):
         Several victims a target are compared within the targets, as the paper's are; single ones by Fisher's test.
         """
         poisoned, clean = cell(document, "witches-brew", "none"), cell(document, "none", "none")
-        chosen = STRATIFIED if poisoned["trials"] > poisoned["targets"] else "Fisher"
-        tests = [c for c in document["comparisons"] if c["test"].startswith(chosen)]
+        deciding = deciding_test(trials=poisoned["trials"], targets=poisoned["targets"])
+        tests = [c for c in document["comparisons"] if c["test"].startswith(deciding)]
         p_values = [c["p_value"] for c in tests if c["what"].startswith("witches-brew hits")]
         cost = 100 * (clean["clean_accuracy"] - poisoned["clean_accuracy"])
         _, rate = success_row(document, "witches-brew", "none", "")
