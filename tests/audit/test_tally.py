@@ -83,7 +83,7 @@ def test_comparisons_are_fisher_over_targets_and_exact_within_them() -> None:
     tests = comparisons(tallies(records(7, 1, 0), ATTACKS, DEFENSES))
     noise = next(t for t in tests if "noise of the same size" in t["what"] and t["test"].startswith("Fisher"))
     assert noise["p_value"] == pytest.approx(fisher_greater(7, 10, 1, 10))
-    within = next(t for t in tests if "noise of the same size within" in t["what"])
+    within = next(t for t in tests if "noise of the same size, target by target" in t["what"])
     assert within["test"] == STRATIFIED
     assert within["p_value"] == pytest.approx(0.5**6)  # one victim a target: McNemar's test
     saved = next(t for t in tests if t["what"].startswith("friendly-noise saves") and t["test"].startswith("Fisher"))

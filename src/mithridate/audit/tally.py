@@ -219,7 +219,7 @@ def _greater(more: Tally, fewer: Tally, what: str) -> list[dict[str, Any]]:
     strata = [(*_hit(more, target), *_hit(fewer, target)) for target in both]
     k1, n1, k2, n2 = (sum(stratum[i] for stratum in strata) for i in range(4))
     within = {
-        "what": f"{what} within the targets ({k1} of {n1} victims against {k2} of {n2})",
+        "what": f"{what}, target by target ({k1} of {n1} victims against {k2} of {n2})",
         "p_value": stratified_greater(strata),
         "test": STRATIFIED,
     }

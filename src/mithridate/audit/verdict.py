@@ -58,7 +58,7 @@ def percent(rate: Rate) -> str:
 
 
 def _works(undefended: Tally, comparisons: list[dict[str, Any]]) -> bool:
-    p_values = _p_values(comparisons, f"{undefended.attack} hits ", undefended)
+    p_values = _p_values(comparisons, f"{undefended.attack} hits", undefended)
     return bool(p_values) and all(p < SIGNIFICANCE for p in p_values)
 
 
@@ -75,7 +75,7 @@ def _sentence(grid: Grid, attack: str, budget: str, comparisons: list[dict[str, 
     )
     for (other, defense), tally in grid.items():
         if other == attack and defense != "none":
-            p_values = _p_values(comparisons, f"{defense} saves {tally.unit} from {attack} ", undefended)
+            p_values = _p_values(comparisons, f"{defense} saves {tally.unit} from {attack}", undefended)
             helps = bool(p_values) and p_values[0] < SIGNIFICANCE
             claim = "lowers this to" if helps else "is not shown to help:"
             text += f" {name(defense)} {claim} {tally.successes} of {tally.trials}, {percent(tally.success())}"
@@ -86,7 +86,8 @@ def _sentence(grid: Grid, attack: str, budget: str, comparisons: list[dict[str, 
 def _p_values(comparisons: list[dict[str, Any]], what: str, undefended: Tally) -> list[float]:
     """Return the p-values of the deciding tests whose descriptions begin with `what`."""
     test = deciding_test(trials=undefended.trials, targets=len(undefended.hits), triggered=undefended.triggered)
-    return [c["p_value"] for c in comparisons if c["what"].startswith(what) and c["test"].startswith(test)]
+    ends = (f"{what} ", f"{what},")  # no longer name that begins alike
+    return [c["p_value"] for c in comparisons if c["what"].startswith(ends) and c["test"].startswith(test)]
 
 
 def _cost(grid: Grid, defense: str) -> str:
