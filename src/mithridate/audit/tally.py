@@ -1,7 +1,7 @@
 """Counting: from the ledger's records to cells, per-target rows, traces and comparisons. Plain Python, no torch.
 
 A cell is an attack under a defense, pooled over the scenarios and victim seeds. Outcomes are nearly all-or-nothing per
-target, so targets are the sampling unit of every interval and test.
+target, so targets are the sampling unit of every interval; tests ask about targets of their kind, or about these ones.
 
 Where attacks plant a trigger, the units are the test images that carry it; victims whose training differs are runs over
 the same images. Controls are asked about the trigger of every attack, and compared with an attack under its own.

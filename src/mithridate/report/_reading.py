@@ -100,7 +100,8 @@ def reading(report: Report) -> list[tuple[str, str]]:
             (
                 "p-value",
                 "How often chance alone would give a difference at least this large. Small is strong evidence of a "
-                "difference; large is not evidence that there is none.",
+                "difference; large is not evidence that there is none. Fisher's test counts targets and speaks of others of "
+                "their kind; the test stratified by target counts victims and speaks of these targets.",
             )
         )
     return entries
