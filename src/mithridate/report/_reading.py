@@ -100,8 +100,15 @@ def reading(report: Report) -> list[tuple[str, str]]:
             (
                 "p-value",
                 "How often chance alone would give a difference at least this large. Small is strong evidence of a "
-                "difference; large is not evidence that there is none. Fisher's test counts targets and speaks of others of "
-                "their kind; the test stratified by target counts victims and speaks of these targets.",
+                "difference; large is not evidence that there is none.",
+            )
+        )
+    if any("stratified" in comparison.test for comparison in report.comparisons):
+        entries.append(
+            (
+                "These targets, and others",
+                "Fisher's test counts targets and speaks of others of their kind. The test stratified by target counts "
+                "victims and speaks of these targets only.",
             )
         )
     return entries
