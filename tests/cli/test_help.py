@@ -34,14 +34,14 @@ def test_the_flags_of_audit() -> None:
         *("--data", "--per-class", "--model", "--recipe", "--precision", "--device", "--seed"),
         *("--scenarios", "--targets", "--budget", "--epsilon"),
         *("--attack", "--defense", "--victims", "--gate", "--no-alignment"),
-        *("--jobs", "--out", "-o", "--dry-run", "--demo", "--json"),
+        *("--jobs", "--out", "-o", "--reuse", "--dry-run", "--demo", "--json"),
     ]
 
 
 def test_shared_flags_are_the_same_everywhere() -> None:
     for verb in ("check", "craft", "train"):
         assert set(flags(verb)) - set(flags("audit")) <= {"--pack"}
-    assert flags("check") == [flag for flag in flags("audit") if flag not in ("--out", "-o", "--dry-run")]
+    assert flags("check") == [flag for flag in flags("audit") if flag not in ("--out", "-o", "--reuse", "--dry-run")]
 
 
 @pytest.mark.parametrize("verb", VERBS)
