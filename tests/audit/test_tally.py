@@ -112,8 +112,8 @@ def test_an_attack_that_does_not_beat_its_controls_is_inconclusive_whatever_the_
     assert "nothing can be said about defenses" in document["reasons"][0]
 
 
-def test_several_victims_a_target_decide_within_the_targets() -> None:
-    """Three targets of ten, each hit by both of its victims: Fisher's p over targets is 0.11, within them 1/216."""
+def test_several_victims_of_few_targets_are_shown_and_decide_nothing() -> None:
+    """Three targets of ten, each hit by both of its victims: within the targets p is 1/216, over targets 0.11."""
     found = records(3, 0)
     for k in range(10):
         for cell in ("witches-brew/none", "noise/none", "witches-brew/friendly-noise"):
@@ -121,9 +121,7 @@ def test_several_victims_a_target_decide_within_the_targets() -> None:
     grid = tallies(found, ATTACKS, DEFENSES)
     tests = comparisons(grid)
     assert min(t["p_value"] for t in tests if t["test"] == STRATIFIED) == pytest.approx(1 / 216)
-    document = verdict(grid, tests, None, "1 % of x")
-    assert document["status"] == "pass"
-    assert "Friendly Noise lowers this to 0 of 20" in document["sentence"]
+    assert verdict(grid, tests, None, "1 % of x")["status"] == "inconclusive"
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,10 @@ def test_witches_brew_holds_if_it_beats_both_controls_and_keeps_accuracy(attacke
     assert f"{attacked} of 20" in found["sentence"]
 
 
-@pytest.mark.parametrize(("each", "status"), [(1, "fail"), (2, "pass"), (8, "pass")])
-def test_several_victims_are_compared_within_their_targets(each: int, status: str) -> None:
-    """Four targets of ten: too few to speak of others, p = 0.04; that these four are hit is clear from two victims."""
-    found = paper("witches-brew").verdict(document(4, 0, n=10, each=each))
-    assert found["status"] == status
-    assert ("stratified by target" in found["sentence"]) == (each > 1)
+@pytest.mark.parametrize("each", [1, 8])
+def test_more_victims_do_not_replace_targets(each: int) -> None:
+    """Four targets of ten, p = 0.04 over targets, however many victims each has."""
+    assert paper("witches-brew").verdict(document(4, 0, n=10, each=each))["status"] == "fail"
 
 
 @pytest.mark.parametrize(("defended", "status"), [(0, "pass"), (14, "fail")])

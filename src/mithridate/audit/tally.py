@@ -179,7 +179,8 @@ def comparisons(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
     """Return one-sided exact tests: attacks against both controls, defenses against attacks.
 
     Fisher's test has targets as its units and asks about targets of their kind. The test stratified by target has
-    victims as its units and asks about these targets; with one victim each it is McNemar's.
+    victims as its units and asks about these targets and packs; with one victim each it is McNemar's. Verdicts go by
+    the first.
     """
     found = []
     for (attack, defense), tally in grid.items():
@@ -195,17 +196,6 @@ def comparisons(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
                     tally, grid[control, "none"].against(attack), f"{attack} hits more {tally.unit} than {label}"
                 )
     return found
-
-
-def deciding_test(*, trials: int, targets: int, triggered: bool = False) -> str:
-    """Return how the test that a verdict goes by begins: single victims are compared over targets, several within them.
-
-    Args:
-        trials: Victims asked, over all targets.
-        targets: How many there are.
-        triggered: Whether the targets are images with a trigger, of which every victim is asked about all.
-    """
-    return STRATIFIED if trials > targets and not triggered else "Fisher"
 
 
 def _greater(more: Tally, fewer: Tally, what: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ inconclusive, whatever the gate. A gate compares the bound of the interval, not 
 from collections.abc import Mapping
 from typing import Any
 
-from mithridate.audit.tally import Tally, deciding_test
+from mithridate.audit.tally import Tally
 from mithridate.core.intervals import Rate, difference
 from mithridate.core.verdicts import Gate, Status, Verdict
 
@@ -28,7 +28,7 @@ def verdict(grid: Grid, comparisons: list[dict[str, Any]], gate: str | None, bud
     attacks = [attack for attack, defense in grid if defense == "none" and attack not in ("none", "noise")]
     if not attacks:
         return _document(Status.INCONCLUSIVE, "No attack was asked for, so nothing was tested.", [], gate)
-    failed = [attack for attack in attacks if not _works(grid[attack, "none"], comparisons)]
+    failed = [attack for attack in attacks if not _works(attack, comparisons)]
     strongest = max(attacks, key=lambda attack: grid[attack, "none"].success().point)
     sentence = _sentence(grid, strongest, budget, comparisons)
     if len(failed) == len(attacks):
@@ -57,9 +57,11 @@ def percent(rate: Rate) -> str:
     return f"{100 * rate.point:.0f} % (95 % interval {100 * rate.low:.0f}-{100 * rate.high:.0f} %)"
 
 
-def _works(undefended: Tally, comparisons: list[dict[str, Any]]) -> bool:
-    p_values = _p_values(comparisons, f"{undefended.attack} hits", undefended)
-    return bool(p_values) and all(p < SIGNIFICANCE for p in p_values)
+def _works(attack: str, comparisons: list[dict[str, Any]]) -> bool:
+    tests = [
+        c["p_value"] for c in comparisons if c["what"].startswith(f"{attack} hits ") and c["test"].startswith("Fisher")
+    ]
+    return bool(tests) and all(p < SIGNIFICANCE for p in tests)
 
 
 def _sentence(grid: Grid, attack: str, budget: str, comparisons: list[dict[str, Any]]) -> str:
@@ -75,19 +77,17 @@ def _sentence(grid: Grid, attack: str, budget: str, comparisons: list[dict[str, 
     )
     for (other, defense), tally in grid.items():
         if other == attack and defense != "none":
-            p_values = _p_values(comparisons, f"{defense} saves {tally.unit} from {attack}", undefended)
-            helps = bool(p_values) and p_values[0] < SIGNIFICANCE
+            helps = _p_value(comparisons, f"{defense} saves {tally.unit} from {attack} ") < SIGNIFICANCE
             claim = "lowers this to" if helps else "is not shown to help:"
             text += f" {name(defense)} {claim} {tally.successes} of {tally.trials}, {percent(tally.success())}"
             text += _cost(grid, defense) + "."
     return text
 
 
-def _p_values(comparisons: list[dict[str, Any]], what: str, undefended: Tally) -> list[float]:
-    """Return the p-values of the deciding tests whose descriptions begin with `what`."""
-    test = deciding_test(trials=undefended.trials, targets=len(undefended.hits), triggered=undefended.triggered)
-    ends = (f"{what} ", f"{what},")  # no longer name that begins alike
-    return [c["p_value"] for c in comparisons if c["what"].startswith(ends) and c["test"].startswith(test)]
+def _p_value(comparisons: list[dict[str, Any]], what: str) -> float:
+    """Return the p-value of the Fisher test whose description begins with `what`."""
+    found = [c["p_value"] for c in comparisons if c["what"].startswith(what) and c["test"].startswith("Fisher")]
+    return float(found[0]) if found else 1.0
 
 
 def _cost(grid: Grid, defense: str) -> str:

@@ -6,7 +6,6 @@ Paper    Liu, Yang, Mirzasoleiman, Friendly Noise against Adversarial Noise (Neu
 from typing import Any, ClassVar
 
 from mithridate.audit.config import AuditConfig
-from mithridate.audit.tally import deciding_test
 from mithridate.papers._base import AbstractAuditPaper, Document, Scale, accuracy_row, cell, success_row
 from mithridate.papers.witches_brew import CIFAR10_CPU, CPU_DEPARTURES, DIGITS_OPTIONS, SMOKE_DEPARTURES
 
@@ -89,12 +88,10 @@ class FriendlyNoise(AbstractAuditPaper):
         before: Document = document["verdict"]
         if before["status"] == "inconclusive":
             return before
-        undefended = cell(document, "witches-brew", "none")
-        deciding = deciding_test(trials=undefended["trials"], targets=undefended["targets"])
         p_value = next(
             c["p_value"]
             for c in document["comparisons"]
-            if c["what"].startswith("friendly-noise saves") and c["test"].startswith(deciding)
+            if c["what"].startswith("friendly-noise saves") and c["test"].startswith("Fisher")
         )
         accuracy = [cell(document, "none", d)["clean_accuracy"] for d in ("none", "friendly-noise")]
         held = p_value < 0.05

@@ -6,7 +6,6 @@ Paper    Geiping, Fowl, Huang, Czaja, Taylor, Moeller, Goldstein (ICLR 2021), ar
 from typing import Any, ClassVar
 
 from mithridate.audit.config import AuditConfig
-from mithridate.audit.tally import deciding_test
 from mithridate.papers._base import AbstractAuditPaper, Document, Scale, accuracy_row, cell, success_row
 
 CIFAR10_CPU: dict[str, Any] = {
@@ -108,13 +107,9 @@ class WitchesBrew(AbstractAuditPaper):
         ]
 
     def verdict(self, document: Document) -> Document:
-        """Hold the claim to p < 0.01 against both controls and at most 1.5 points of clean accuracy.
-
-        Several victims a target are compared within the targets, as the paper's are; single ones by Fisher's test.
-        """
+        """Hold the claim to p < 0.01 against both controls and at most 1.5 points of clean accuracy."""
         poisoned, clean = cell(document, "witches-brew", "none"), cell(document, "none", "none")
-        deciding = deciding_test(trials=poisoned["trials"], targets=poisoned["targets"])
-        tests = [c for c in document["comparisons"] if c["test"].startswith(deciding)]
+        tests = [c for c in document["comparisons"] if c["test"].startswith("Fisher")]
         p_values = [c["p_value"] for c in tests if c["what"].startswith("witches-brew hits")]
         cost = 100 * (clean["clean_accuracy"] - poisoned["clean_accuracy"])
         _, rate = success_row(document, "witches-brew", "none", "")

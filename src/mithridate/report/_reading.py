@@ -108,7 +108,7 @@ def reading(report: Report) -> list[tuple[str, str]]:
             (
                 "These targets, and others",
                 "Fisher's test counts targets and speaks of others of their kind. The test stratified by target counts "
-                "victims and speaks of these targets only.",
+                "victims and speaks of these targets and poisons only; verdicts do not go by it.",
             )
         )
     return entries
