@@ -28,8 +28,8 @@ from mithridate.defenses._base import AbstractDefense, Diagnostics
 from mithridate.training.contracts import Options, contract
 from mithridate.training.plan import Plan
 
-MIN_CLEAN_VICTIMS = 2
-"""Clean victims are shared by all scenarios, so more than one costs little and shows their spread."""
+MIN_CLEAN_VICTIMS = 3
+"""Clean victims are shared by all scenarios, so more than one costs little; an odd number leaves no ties."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

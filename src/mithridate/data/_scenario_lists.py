@@ -8,6 +8,8 @@ one keeps the targets; the published poison rows are then not to be had.
 The poison rows of `witches-brew-10` are not in the file: they follow from the key. The published runs seed NumPy's
 legacy generator with key + 4 and draw, in this order: the target class; the adversarial class among the other nine; a
 permutation of the adversarial class's training rows, of which the first ones are the poisons; the target's ordinal.
+`witches-brew-100` goes on from the ten published keys with what the same draws make of the keys 0, 1, 2, ...: a test
+over targets wants more than ten.
 
 Paper    Geiping et al., Witches' Brew (ICLR 2021), arXiv 2009.02276, section 4 and appendix; Schwarzschild et al., Just
          How Toxic is Data Poisoning? (ICML 2021), arXiv 2006.12557, the published setups.
@@ -29,7 +31,14 @@ from mithridate.core.errors import Misuse
 from mithridate.data.examples import ROW, Examples
 from mithridate.data.sources import DataSet
 
-LIST_NAMES = ("witches-brew-10", "toxic-c10-scratch", "toxic-c10-transfer", "toxic-tiny-scratch", "toxic-tiny-transfer")
+LIST_NAMES = (
+    "witches-brew-10",
+    "witches-brew-100",
+    "toxic-c10-scratch",
+    "toxic-c10-transfer",
+    "toxic-tiny-scratch",
+    "toxic-tiny-transfer",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
