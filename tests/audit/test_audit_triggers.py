@@ -149,7 +149,7 @@ def test_the_ledger_has_what_the_report_counts(finished):
     folder, document = finished
     lines = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
     text = json.dumps(lines)
-    assert text.count('"healed"') == 2 * 2 + 2 + 2  # two clean victims and one of noise under both triggers, one each
+    assert text.count('"healed"') == 3 * 2 + 2 + 2  # three clean victims and one of noise under both triggers, one each
     assert document["setting"]
 
 

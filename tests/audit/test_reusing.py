@@ -56,6 +56,8 @@ def test_a_defense_is_added_at_its_own_cost_and_with_the_numbers_of_a_run_of_its
         name: plain(record) for name, record in whole.items()
     }
     assert {name: ours[name] for name in records(finished)} == records(finished)  # copied, with their times
+    estimated = json.loads((tmp_path / "more" / "estimate.json").read_text())
+    assert sum(estimated["jobs"].values()) == len(ours) - len(records(finished))  # what is left to do
     said = dict(document["setting"])["taken over"]
     assert said.startswith(f"{len(records(finished))} results of a finished run")
 

@@ -92,6 +92,18 @@ def test_the_shipped_list_is_the_published_one():
     assert shown == KEYS
 
 
+def test_the_longer_list_begins_with_the_published_keys_and_goes_on_by_their_law():
+    ten, hundred = read_list("witches-brew-10"), read_list("witches-brew-100")
+    assert hundred.setups[:10] == ten.setups
+    assert (hundred.poisons, hundred.train_labels_sha256) == (ten.poisons, ten.train_labels_sha256)
+    assert [setup.key for setup in hundred.setups[10:]] == [str(key) for key in range(90)]
+    for setup in hundred.setups:
+        drawn = published_draws(int(setup.key), hundred.poisons)
+        assert (setup.target_class, setup.adversarial_class) == (drawn.target_class, drawn.adversarial_class)
+        assert setup.target == drawn.target_ordinal
+    assert len({(setup.target_class, setup.target) for setup in hundred.setups}) == 100
+
+
 @pytest.fixture
 def cifar(monkeypatch) -> DataSet:
     """Ten balanced classes in a made-up order, which the list is told to accept."""

@@ -9,7 +9,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +64,17 @@ def check(config: AuditConfig, folder: Path, *, calibrate: bool = True) -> Estim
     return estimate(assemble(config, folder), calibrate=calibrate)
 
 
-def estimate(assembly: Assembly, *, calibrate: bool) -> Estimate:
+def estimate(assembly: Assembly, *, calibrate: bool, done: Container[str] = ()) -> Estimate:
     """Return what the audit will cost.
 
     Args:
         assembly: The resolved audit.
         calibrate: Time a few real training steps; without it there are no minutes.
+        done: Names of jobs whose results are there already and cost nothing.
     """
-    jobs = assembly.jobs()
-    kinds = [job.name.split("/")[0] for job in jobs]
-    images = _forwards(assembly)
+    names = [job.name for job in assembly.jobs() if job.name not in done]
+    kinds = [name.split("/")[0] for name in names]
+    images = _forwards(assembly, names)
     flops = images * forward_flops(assembly.plan.model)
     speed = _images_per_second(assembly.plan) if calibrate else None
     workers = num_workers(assembly.config)
@@ -96,12 +97,12 @@ def estimate(assembly: Assembly, *, calibrate: bool) -> Estimate:
     )
 
 
-def _forwards(assembly: Assembly) -> float:
-    """Return the work in forward passes of single images."""
+def _forwards(assembly: Assembly, names: Iterable[str]) -> float:
+    """Return the work of the named jobs in forward passes of single images."""
     training = _FORWARDS_PER_TRAINING_IMAGE * len(assembly.data.train) * assembly.plan.epochs
     total = 0.0
-    for job in assembly.jobs():
-        match job.name.split("/"):
+    for name in names:
+        match name.split("/"):
             case ["craft", label, _]:
                 total += _crafted(assembly.attacks[label]) * len(assembly.scenarios[0].poison_ids)
             case ["surrogate", number]:

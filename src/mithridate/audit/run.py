@@ -1,6 +1,6 @@
 """Running an audit: the grid on a ledger, resumable at any moment, and the report at its end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def _worked(
             (folder / "packs").mkdir(exist_ok=True)
         if reused is not None:
             reused.copy(assembly, ledger)
-        _estimate_once(assembly)
+        _estimate_once(assembly, ledger.records())
         work_off(
             choose(assembly),
             Worker(assembly),
@@ -116,11 +116,14 @@ def _estimated_seconds(folder: Path) -> float | None:
     return None if minutes is None else round(60 * minutes, 1)
 
 
-def _estimate_once(assembly: Assembly) -> None:
-    """Estimate the cost before the first session of a run, and keep it to compare with what the run took."""
+def _estimate_once(assembly: Assembly, done: Container[str]) -> None:
+    """Estimate the cost before the first session of a run, and keep it to compare with what the run took.
+
+    What was taken over from another run is done.
+    """
     path = assembly.folder / "estimate.json"
     if not path.exists():
-        write_atomic(path, as_json(estimate(assembly, calibrate=True).to_record()))
+        write_atomic(path, as_json(estimate(assembly, calibrate=True, done=done).to_record()))
 
 
 def _title(assembly: Assembly) -> str:

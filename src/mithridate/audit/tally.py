@@ -53,6 +53,12 @@ class Tally:
         """What is hit or not, in the plural."""
         return "images with its trigger" if self.triggered else "targets"
 
+    @property
+    def asked(self) -> str:
+        """What the trials are, in words that follow their number."""
+        several = not self.triggered and self.trials > len(self.hits)
+        return f"victims over {len(self.hits)} targets" if several else self.unit
+
     def against(self, attack: str) -> "Tally":
         """Return what these victims did under the trigger of an attack; the same tally where there are targets."""
         if not self.triggered:

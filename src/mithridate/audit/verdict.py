@@ -72,8 +72,7 @@ def _sentence(grid: Grid, attack: str, budget: str, comparisons: list[dict[str, 
     against = f"; {noise} turned {control.successes} of {control.trials}" if control else ""
     text = (
         f"Poisoning {budget} with {name(attack)} turned {undefended.successes} of {undefended.trials} "
-        f"{undefended.unit}, "
-        f"{percent(undefended.success())}{against}."
+        f"{undefended.asked}, {percent(undefended.success())}{against}."
     )
     for (other, defense), tally in grid.items():
         if other == attack and defense != "none":
