@@ -90,6 +90,18 @@ def test_comparisons_are_fisher_over_targets_and_exact_within_them() -> None:
     assert saved["p_value"] == pytest.approx(fisher_greater(7, 10, 0, 10))
 
 
+def test_clean_victims_beyond_those_of_the_attack_do_not_make_the_control_stricter() -> None:
+    """Six targets of twenty hit by the one victim of each, and the same six by the first of three clean victims."""
+    found = records(6, 0, n=20)
+    clean = [victim(f"s{k}", k < 6)["targets"][0] for k in range(20)]
+    found["victim/none/none/0"] = {**found["victim/none/none/0"], "targets": clean}
+    found["victim/none/none/2"] = found["victim/none/none/1"]
+    tests = comparisons(tallies(found, ATTACKS, DEFENSES))
+    fair = next(t for t in tests if "than no attack (" in t["what"] and t["test"].startswith("Fisher"))
+    assert "6 of 20 against 6 of 20" in fair["what"]
+    assert fair["p_value"] == pytest.approx(fisher_greater(6, 20, 6, 20))
+
+
 def test_traces_average_over_targets() -> None:
     trace = next(t for t in traces(tallies(records(3, 0), ATTACKS, DEFENSES)) if t["attack"] == "witches-brew")
     assert trace["epochs"] == [1, 2]

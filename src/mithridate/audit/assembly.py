@@ -29,7 +29,7 @@ from mithridate.training.contracts import Options, contract
 from mithridate.training.plan import Plan
 
 MIN_CLEAN_VICTIMS = 3
-"""Clean victims are shared by all scenarios, so more than one costs little; an odd number leaves no ties."""
+"""Clean victims are shared by all scenarios, so more than one costs little and shows their spread."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

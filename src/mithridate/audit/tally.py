@@ -205,9 +205,10 @@ def comparisons(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
 
 
 def _greater(more: Tally, fewer: Tally, what: str) -> list[dict[str, Any]]:
-    k1, n1, k2, n2 = (*_targets_hit(more), *_targets_hit(fewer))
-    text = f"{what} ({k1} of {n1} against {k2} of {n2})"
     both = [target for target in more.hits if target in fewer.hits]
+    most = min((len(tally.hits[target]) for tally in (more, fewer) for target in both), default=0)
+    k1, n1, k2, n2 = (*_targets_hit(more, most), *_targets_hit(fewer, most))
+    text = f"{what} ({k1} of {n1} against {k2} of {n2})"
     fisher = {"what": text, "p_value": fisher_greater(k1, n1, k2, n2), "test": "Fisher exact, one-sided"}
     if more.triggered:  # every victim is asked about all images: within an image they are no independent trials
         hits = [(fmean(more.hits[target]), fmean(fewer.hits[target])) for target in both]
@@ -234,9 +235,13 @@ def _hit(tally: Tally, target: tuple[str, int]) -> tuple[int, int]:
     return sum(tally.hits[target]), len(tally.hits[target])
 
 
-def _targets_hit(tally: Tally) -> tuple[int, int]:
-    """Return how many targets are hit in more than half of their victims, and of how many."""
-    return sum(2 * sum(hits) > len(hits) for hits in tally.hits.values()), len(tally.hits)
+def _targets_hit(tally: Tally, most: int) -> tuple[int, int]:
+    """Return how many targets are hit in more than half of their first `most` victims, and of how many.
+
+    Two cells are compared by equally many victims: two hits of three are asked for more than one of one.
+    """
+    first = [hits[:most] for hits in tally.hits.values()]
+    return sum(2 * sum(hits) > len(hits) for hits in first), len(first)
 
 
 def traces(grid: Mapping[tuple[str, str], Tally]) -> list[dict[str, Any]]:
