@@ -190,6 +190,24 @@ def test_a_closed_pipe_in_a_real_process() -> None:
         assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize("words", ["list", "list recipes", "--help", "audit --help", "audit --no-such-flag --json"])
+def test_a_pipe_that_nobody_reads_is_no_failed_gate(words: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # before anything is written: the pipe's buffer would take a short table
+    with os.fdopen(writer, "wb") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "mithridate", *words.split()],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    refused = "no-such-flag" in words
+    assert done.returncode == (2 if refused else 4), done.stderr
+    assert bool(done.stderr) == refused  # what is said on stderr is said all the same
+    assert "Traceback" not in done.stderr
+
+
 def test_a_terminal_that_knows_only_ascii(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(

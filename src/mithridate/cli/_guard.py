@@ -42,7 +42,7 @@ class Failure:
 
 
 class Guard:
-    """Runs a block and keeps what came of it in `exit_code`; nothing passes but SystemExit.
+    """Runs a block and keeps what came of it in `exit_code`; nothing passes but a SystemExit that was meant.
 
     This is a context manager and not an `except` clause: it sees every way out of the block, foreseen or not.
     """
@@ -57,12 +57,12 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if error is None or isinstance(error, SystemExit):
+        if error is None or (isinstance(error, SystemExit) and not _pipe_closed(error)):
             return False
         if isinstance(error, typer.Exit):
             self.exit_code = error.exit_code
             return True
-        if isinstance(error, BrokenPipeError):
+        if _pipe_closed(error):
             self.exit_code = int(ExitCode.INTERNAL)
             _silence_stdout()
             return True
@@ -170,6 +170,14 @@ def _write_trace(error: BaseException, folder: Path | None) -> Path | None:
                 file.write(text)
             return Path(name)
     return None
+
+
+def _pipe_closed(error: BaseException) -> bool:
+    """Tell whether the reader of our output went away.
+
+    Rich makes `SystemExit(1)` of it, in our tables as in the pages of `--help`, and 1 would say that a gate failed.
+    """
+    return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)
 
 
 def _silence_stdout() -> None:
