@@ -63,6 +63,29 @@ def test_a_list_of_scenarios_may_be_taken_whole(tmp_path: Path) -> None:
     assert "null takes all" in refused(tmp_path, "scenarios: {source: random, count: null}").message
 
 
+@pytest.mark.parametrize(
+    ("words", "budget", "epsilon"),
+    [
+        ("scenarios: {source: witches-brew-10}", 0.01, "16/255"),
+        ("scenarios: {source: toxic-c10-scratch}", 0.01, "8/255"),
+        ("scenarios: {source: toxic-c10-transfer}", 0.0005, "8/255"),
+        ("scenarios: {source: 'toxic-c10-transfer:3'}", 0.0005, "8/255"),
+        ("scenarios: {source: toxic-c10-transfer}\nepsilon: 16/255\nbudget: 0.01", 0.01, "16/255"),
+    ],
+)
+def test_a_published_list_brings_its_budget_and_epsilon(
+    tmp_path: Path, words: str, budget: float, epsilon: str
+) -> None:
+    config = load_config(written(tmp_path, f"data: {{source: cifar10}}\n{words}"))
+    assert (config.budget, config.epsilon) == (budget, epsilon)
+
+
+def test_the_published_budget_is_a_part_of_the_whole_data_set_only(tmp_path: Path) -> None:
+    text = "data: {source: cifar10, per_class: 250}\nscenarios: {source: toxic-c10-transfer}"
+    config = load_config(written(tmp_path, text))
+    assert (config.budget, config.epsilon) == (0.01, "8/255")  # 25 of 2,500, as published
+
+
 KEY = "2000000000"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from mithridate.audit.names import TRIGGER, plants_trigger, scenario_source
+from mithridate.audit.names import TRIGGER, plants_trigger, published_setting, scenario_source
 
 DEFAULTS: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
     {
@@ -45,10 +45,18 @@ def with_kind(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a raw configuration with the defaults of its data set and kind; what is given is kept."""
+    """Return a raw configuration with the defaults of its data set, kind and scenario list; what is given is kept."""
     values = with_kind(values)
     data = values.get("data")
     source = data.get("source", "digits") if isinstance(data, Mapping) else "digits"
     every = TRIGGER_DEFAULTS if triggered(values) else DEFAULTS
     defaults = every.get(source, every[""]) if isinstance(source, str) else every[""]
-    return {**defaults, **values}
+    return {**defaults, **_published(values), **values}
+
+
+def _published(values: Mapping[str, Any]) -> Mapping[str, JsonValue]:
+    """Return the budget and epsilon with which the list of a raw configuration was published."""
+    data, section = values.get("data"), values.get("scenarios")
+    part = isinstance(data, Mapping) and data.get("per_class") is not None
+    source = section.get("source") if isinstance(section, Mapping) else None
+    return published_setting(scenario_source(source), whole=not part) if isinstance(source, str) else {}

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
+from typing import Any
+
+from pydantic import JsonValue
 
 from mithridate.core.errors import Misuse
 from mithridate.core.registry import Registry, unknown_name
@@ -37,10 +40,10 @@ def scenario_lists() -> tuple[str, ...]:
 
 
 @cache
-def scenario_list(name: str) -> Mapping[str, object]:
+def scenario_list(name: str) -> Mapping[str, Any]:
     """Return a shipped scenario list as plain JSON."""
     text = files("mithridate").joinpath("data", "scenario_lists", f"{name}.json").read_text(encoding="utf-8")
-    document: dict[str, object] = json.loads(text)
+    document: dict[str, Any] = json.loads(text)
     return MappingProxyType(document)
 
 
@@ -48,6 +51,21 @@ def scenario_count(name: str) -> int:
     """Return the number of scenarios in a shipped list."""
     setups = scenario_list(name)["setups"]
     return len(setups) if isinstance(setups, list) else 0
+
+
+def published_setting(source: str, *, whole: bool) -> dict[str, JsonValue]:
+    """Return the epsilon of the list that a scenario source names, and its budget; nothing for other sources.
+
+    Args:
+        source: A scenario source as `scenario_source` returns it.
+        whole: Whether victims train on the complete data, which is what the published number of poisons is a part of.
+    """
+    name = source.partition(":")[0]
+    if name not in scenario_lists():
+        return {}
+    plain = scenario_list(name)
+    budget: dict[str, JsonValue] = {"budget": plain["poisons"] / plain["train_rows"]} if whole else {}
+    return {"epsilon": plain["epsilon"], **budget}
 
 
 def check_recipe(name: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from mithridate.audit.assembly import Assembly, job_key, pack_path
 from mithridate.audit.config import AuditConfig
-from mithridate.audit.names import ATTACK_CONTROLS
+from mithridate.audit.names import ATTACK_CONTROLS, DRAWN
 from mithridate.audit.tally import Records, Tally, cells, comparisons, tallies, traces
 from mithridate.audit.verdict import verdict
 from mithridate.core.environment import environment
@@ -88,12 +88,21 @@ def _aims(assembly: Assembly) -> str:
     """Say what the attacker wants, and how often."""
     config, number = assembly.config, len(assembly.scenarios)
     if not config.triggered:
-        return f"{number} from {config.scenarios.source}, threat model {config.scenarios.threat}"
+        return f"{number} from {config.scenarios.source}, threat model {config.scenarios.threat}{_rows_from(assembly)}"
     classes = ", ".join(repr(assembly.data.test.classes[one.adversarial_class]) for one in assembly.scenarios)
     return (
         f"every test image of another class that carries the trigger, to be seen as {classes}; poisons from "
         f"{config.scenarios.threat}"
     )
+
+
+def _rows_from(assembly: Assembly) -> str:
+    """Say of the targets of a list whether their poisons are the published rows."""
+    if assembly.config.scenarios.source.partition(":")[0] in DRAWN:
+        return ""
+    if assembly.scenarios[0].poison_ids_from == "published":
+        return ", poisons in the rows of its publication"
+    return ", poisons in rows drawn by this run's seed: the published ones need the whole data set and its budget"
 
 
 def _classes_poisoned(assembly: Assembly) -> str:

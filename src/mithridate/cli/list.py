@@ -102,7 +102,11 @@ def _scenarios() -> Iterator[Row]:
     yield Row("trigger", "No targets: what carries the attack's trigger shall be seen as class 0, 1, ...", "")
     for name in scenario_lists():
         plain = scenario_list(name)
-        yield Row(name, f"{scenario_count(name)} published scenarios on {plain['data']}", str(plain["source"]))
+        yield Row(
+            name,
+            f"{scenario_count(name)} scenarios on {plain['data']}, epsilon {plain['epsilon']}",
+            str(plain["source"]),
+        )
 
 
 def _detectors() -> Iterator[Row]:

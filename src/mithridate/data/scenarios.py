@@ -56,7 +56,8 @@ class Scenario:
         poison_ids: Rows of the training split that the attacker may change, each once.
         epsilon: Largest change of a pixel, with pixels in [0, 1].
         threat: The threat model: one of `THREATS`.
-        poison_ids_from: `published`, or `drawn` by this library's seed.
+        poison_ids_from: `published` with the list or drawn from its key as published runs do, or `drawn` by this
+            library's seed.
 
     Raises:
         Misuse: The fields contradict each other.
