@@ -329,8 +329,9 @@ class AuditConfig(_Section):
 
     @property
     def num_cells(self) -> int:
-        """Number of (scenario, attack, defense) combinations."""
-        return self.scenarios.num_targets * len(self.attacks) * len(self.defenses)
+        """Number of (scenario, attack, defense) combinations that are run."""
+        untried = len(self.defenses) - 1 if self.controls == "undefended" else 0  # defenses against plain noise
+        return self.scenarios.num_targets * (len(self.attacks) * len(self.defenses) - untried)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from mithridate.attacks._base import AbstractAttack
-from mithridate.audit.assembly import Assembly, assemble
+from mithridate.audit.assembly import Assembly, assemble, job_key
 from mithridate.audit.config import AuditConfig
 from mithridate.audit.machine import num_workers, one_thread
 from mithridate.models.flops import forward_flops
@@ -35,7 +35,7 @@ class Estimate:
 
     Attributes:
         jobs: Trainings and craftings, by kind.
-        cells: Scenarios times attacks times defenses.
+        cells: Combinations of scenario, attack and defense in the whole grid, finished ones as well.
         petaflops: Floating-point operations in all, in 1e15.
         images_per_second: Measured training speed on one thread, or None without a calibration.
         minutes: Wall-clock estimate with `workers` at once, or None without a calibration.
@@ -86,7 +86,7 @@ def estimate(assembly: Assembly, *, calibrate: bool, done: Container[str] = ()) 
     free = shutil.disk_usage(next(p for p in (assembly.folder, *assembly.folder.absolute().parents) if p.exists())).free
     return Estimate(
         jobs={kind: kinds.count(kind) for kind in ("surrogate", "craft", "victim")},
-        cells=len(assembly.scenarios) * (1 + len(assembly.attacks)) * len(assembly.defenses),
+        cells=_num_cells(assembly),
         petaflops=float(f"{flops / 1e15:.3g}"),
         images_per_second=None if speed is None else round(speed, 1),
         minutes=None if minutes is None else float(f"{minutes:.2g}"),
@@ -95,6 +95,18 @@ def estimate(assembly: Assembly, *, calibrate: bool, done: Container[str] = ()) 
         disk_mib=2 + packs // 2**20 + _weights_mib(assembly),
         disk_free_mib=free >> 20,
     )
+
+
+def _num_cells(assembly: Assembly) -> int:
+    """Count the cells that have a victim; a clean victim is one of every scenario."""
+    cells = set()
+    for job in assembly.jobs():
+        match job.name.split("/"):
+            case ["victim", "none", defense, _]:
+                cells |= {(job_key(scenario), "none", defense) for scenario in assembly.scenarios}
+            case ["victim", label, defense, key, _]:
+                cells.add((key, label, defense))
+    return len(cells)
 
 
 def _forwards(assembly: Assembly, names: Iterable[str]) -> float:
