@@ -1,7 +1,8 @@
 """What an audit will cost, before it starts: FLOPs counted, and minutes from a short calibration on this machine.
 
 Units: a FLOP is one multiplication or addition; a training step on b images costs 3 b forward passes, a crafting step
-on p poisons 9 p (a forward and backward pass, and the directional derivative of another), once per surrogate.
+on p poisons 9 p (a forward and backward pass, and the directional derivative of another), once per surrogate. Every
+network counts with its own operations and its own speed: surrogates need not be of the victim's kind.
 """
 
 import dataclasses
@@ -16,7 +17,6 @@ from typing import Any
 
 import torch
 
-from mithridate.attacks._base import AbstractAttack
 from mithridate.audit.assembly import Assembly, assemble, job_key
 from mithridate.audit.config import AuditConfig
 from mithridate.audit.machine import num_workers, one_thread
@@ -74,11 +74,15 @@ def estimate(assembly: Assembly, *, calibrate: bool, done: Container[str] = ()) 
     """
     names = [job.name for job in assembly.jobs() if job.name not in done]
     kinds = [name.split("/")[0] for name in names]
-    images = _forwards(assembly, names)
-    flops = images * forward_flops(assembly.plan.model)
-    speed = _images_per_second(assembly.plan) if calibrate else None
+    work = _work(assembly, names)
+    flops = sum(forwards * forward_flops(plan.model) for plan, forwards in work)
     workers = num_workers(assembly.config)
-    minutes = images / _FORWARDS_PER_TRAINING_IMAGE / speed / workers / 60 if speed else None
+    speed = minutes = None
+    if calibrate:
+        speeds = {plan.model.name: _images_per_second(plan) for plan, _ in work}
+        speed = speeds[assembly.plan.model.name]
+        passes = sum(forwards / speeds[plan.model.name] for plan, forwards in work)
+        minutes = passes / _FORWARDS_PER_TRAINING_IMAGE / workers / 60
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "linux" else 1 << 20)
     channels, height, width = assembly.data.train.images.shape
     poisons = len(assembly.scenarios[0].poison_ids)
@@ -109,26 +113,36 @@ def _num_cells(assembly: Assembly) -> int:
     return len(cells)
 
 
-def _forwards(assembly: Assembly, names: Iterable[str]) -> float:
-    """Return the work of the named jobs in forward passes of single images."""
-    training = _FORWARDS_PER_TRAINING_IMAGE * len(assembly.data.train) * assembly.plan.epochs
-    total = 0.0
+def _work(assembly: Assembly, names: Iterable[str]) -> list[tuple[Plan, float]]:
+    """Return the work of the named jobs: for each network, by name, forward passes of single images.
+
+    The plan stands for its network; the victim's is always there. A crafting divides its passes among its surrogates.
+    """
+    plans = {plan.model.name: plan for plan in (*assembly.surrogates, assembly.plan)}
+    total = {assembly.plan.model.name: 0.0}
     for name in names:
-        match name.split("/"):
-            case ["craft", label, _]:
-                total += _crafted(assembly.attacks[label]) * len(assembly.scenarios[0].poison_ids)
-            case ["surrogate", number]:
-                epochs = assembly.surrogates[int(number)].epochs
-                total += _FORWARDS_PER_TRAINING_IMAGE * len(assembly.data.train) * epochs
-            case ["victim", _, defense, *_]:
-                chosen = assembly.defenses[defense]
-                passes = 0.0 if chosen is None else chosen.extra_passes(assembly.plan)
-                total += training + 2 * passes * len(assembly.data.train)
-    return total
+        for plan, forwards in _job_work(assembly, name):
+            total[plan.model.name] = total.get(plan.model.name, 0.0) + forwards
+    return [(plans[model], forwards) for model, forwards in total.items()]
 
 
-def _crafted(attack: AbstractAttack) -> float:
-    return float(_FORWARDS_PER_CRAFTED_IMAGE * attack.crafting_passes)
+def _job_work(assembly: Assembly, name: str) -> list[tuple[Plan, float]]:
+    """Return the networks that a job works on, each with the forward passes that it makes."""
+    rows = len(assembly.data.train)
+    match name.split("/"):
+        case ["craft", label, _]:
+            attack = assembly.attacks[label]
+            plans = assembly.surrogates[: attack.surrogates_needed] or (assembly.plan,)
+            passes = _FORWARDS_PER_CRAFTED_IMAGE * attack.crafting_passes / len(plans)
+            return [(plan, passes * len(assembly.scenarios[0].poison_ids)) for plan in plans]
+        case ["surrogate", number]:
+            plan = assembly.surrogates[int(number)]
+            return [(plan, float(_FORWARDS_PER_TRAINING_IMAGE * rows * plan.epochs))]
+        case ["victim", _, defense, *_]:
+            chosen, plan = assembly.defenses[defense], assembly.plan
+            extra = 0.0 if chosen is None else 2 * chosen.extra_passes(plan)
+            return [(plan, rows * (_FORWARDS_PER_TRAINING_IMAGE * plan.epochs + extra))]
+    raise AssertionError(name)
 
 
 def _images_per_second(plan: Plan) -> float:
