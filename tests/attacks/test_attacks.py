@@ -209,6 +209,27 @@ def test_a_killed_craft_goes_on_and_ends_the_same(kit, scenario, killed_after):
     assert pack.manifest["record"]["trace"] == want.manifest["record"]["trace"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_hidden_poisons_stay_nearer_to_their_images_in_features(precision, digits, make_net, scenario):
+    """The variant against filters that look at features: the same start, and a heavy weight on their change."""
+    net = make_net(0)
+    kit = AttackKit(data=digits, surrogates=(net,))  # nothing augmented: the features compared are those penalised
+    clean = digits.train.images.gather(torch.tensor(scenario.poison_ids)).float() / 255
+    moved = []
+    for weight in (0, 100):
+        brew = WitchesBrew(restarts=1, steps=40, feature_weight=weight, precision=precision)
+        pack = brew.craft(kit, scenario, seed=3)
+        with torch.no_grad():
+            moved.append(float((net.features(pack.images.float() / 255) - net.features(clean)).square().mean()))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_features_of_a_network_that_does_not_declare_them_are_refused(digits, scenario):
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(Misuse, match="MTH-0410.*Sequential"):
+        WitchesBrew(**QUICK, feature_weight=1.0).craft(AttackKit(data=digits, surrogates=(bare,)), scenario, seed=0)
+
+
 def test_the_work_of_another_brew_is_not_taken_up(kit, scenario):
     shelf = Memory()
     kit = dataclasses.replace(kit, shelf=shelf)

@@ -75,6 +75,52 @@ def test_the_gradient_of_every_objective_is_its_slope(objective):
     assert float((gradient * d).sum()) == pytest.approx(float(slope), rel=1e-5)
 
 
+def smooth():
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.Tanh(), nn.Linear(6, 4))
+
+
+def hidden(p: MatchingProblem, nets, weight=0.7) -> MatchingProblem:
+    """The problem with the change of features after the tangent added."""
+    surrogates = tuple(replace(s, features=net[:3]) for s, net in zip(p.surrogates, nets, strict=True))
+    return replace(p, surrogates=surrogates, feature_weight=weight)
+
+
+@pytest.mark.parametrize("augment", [None, WARP], ids=["plain", "augmented"])
+def test_the_gradient_with_the_change_of_features_is_its_slope_whatever_the_chunk(augment):
+    nets, targets = [network(seed=k, make=smooth) for k in (0, 1)], target_batch()
+    found = []
+    for chunk in (2, 5):
+        p = problem([surrogate(net, targets) for net in nets], pixels(5), labels_of(5), augment=augment, chunk=chunk)
+        p, draw = hidden(p, nets), p.draw(generator(1, "augment"))
+        x = p.clean + 0.1 * torch.randn(p.clean.shape, generator=generator(3, "x"), dtype=torch.float64)
+        value, gradient = p.gradient(x, draw)
+        assert float(p.value(x, draw)) == pytest.approx(float(value), rel=1e-12)
+        d = torch.randn(x.shape, generator=generator(2, "d"), dtype=torch.float64)
+        slope = (p.value(x + 1e-5 * d, draw) - p.value(x - 1e-5 * d, draw)) / 2e-5
+        assert float((gradient * d).sum()) == pytest.approx(float(slope), rel=1e-5)
+        found.append(gradient)
+    close(*found, 1e-12)
+
+
+def test_the_change_of_features_is_nothing_at_the_clean_images_and_a_mean_square_elsewhere():
+    net, targets = network(make=smooth), target_batch()
+    p = problem([surrogate(net, targets)], pixels(3), labels_of(3))
+    other = p.clean.clone()
+    other[1] += 0.2
+    apart = hidden(p, [net], weight=0.5)
+    assert float(apart.value(p.clean, None)) == float(p.value(p.clean, None))
+    change = (net[:3](other) - net[:3](p.clean)).square().mean().detach()
+    assert float(apart.value(other, None) - p.value(other, None)) == pytest.approx(0.5 * float(change), rel=1e-9)
+
+
+def test_clean_images_are_augmented_by_another_draw_than_their_poisons():
+    """With the clean images as poisons the features differ, as the two draws do."""
+    net, targets = network(make=smooth), target_batch()
+    p = problem([surrogate(net, targets)], pixels(4), labels_of(4), augment=WARP)
+    draw = p.draw(generator(1, "augment"))
+    assert float(hidden(p, [net]).value(p.clean, draw)) > float(p.value(p.clean, draw))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_single_precision_keeps_the_signs(form):
     """The promise of the engine: sign agreement of at least 99.9 %, cosine to 1e-5."""

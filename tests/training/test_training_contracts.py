@@ -46,6 +46,8 @@ TABLE = [
     ("paper-wb40", "convnet64-w4", 40, 128, 0.01, True, 5e-4, (14, 24, 35), "bilinear", 4.0, "mean"),
     ("paper-wb40", "vgg11-w4", 40, 128, 0.01, True, 5e-4, (14, 24, 35), "bilinear", 4.0, "mean"),
     ("bench-scratch200", "resnet18-w4", 200, 128, 0.1, False, 2e-4, (100, 150), "integer", 4, "black"),
+    ("fast-light", "resnet18-w4", 20, 64, 0.1, True, 5e-4, (7, 12, 17), "integer", 1, "black"),
+    ("fast-light", "mlp", 20, 64, 0.1, True, 5e-4, (7, 12, 17), "integer", 1, "black"),
     ("fast-triangle", "resnet18-w4", 12, 128, 0.2, True, 5e-4, None, "integer", 4, "black"),
     ("fast-triangle", "convnet64-w4", 12, 128, 0.02, True, 5e-4, None, "integer", 4, "black"),
     ("digits-mlp40", "mlp", 40, 64, 0.1, True, 5e-4, (14, 24, 35), None, None, None),
@@ -117,6 +119,22 @@ def test_an_unknown_contract_gets_the_closest_name() -> None:
 def test_the_specification_of_a_model_follows_the_data() -> None:
     spec = model_spec(data_set(28, 1, 8), "lenet")
     assert (spec.num_classes, spec.channels, spec.size) == (4, 1, 28)
+
+
+@pytest.mark.parametrize(
+    ("size", "classes", "std"), [(32, 10, (0.2023, 0.1994, 0.2010)), (64, 200, (0.2302, 0.2265, 0.2262))]
+)
+def test_the_benchmark_normalises_by_constants_of_its_own(size: int, classes: int, std: tuple[float, ...]) -> None:
+    data = data_set(size, n=8)
+    named = tuple(map(str, range(classes)))
+    data = replace(data, train=replace(data.train, classes=named), test=replace(data.test, classes=named))
+    assert contract("bench-scratch200", data, "mlp").model.std == std
+    assert contract("paper-wb40", data, "mlp").model.std == data.std
+
+
+def test_the_benchmark_s_contract_on_other_data_takes_their_own_statistics() -> None:
+    data = data_set()  # four classes: not the benchmark's
+    assert contract("bench-scratch200", data, "mlp").model.std == data.std
 
 
 def test_a_short_contract_learns() -> None:

@@ -11,12 +11,14 @@ Cost     nine forward passes of the poisons for each surrogate, step and restart
 Departs  the cosine runs over all poisons (the code takes it per batch; the same on CIFAR-10 at 1 %). Surrogates are
          wholly in eval mode (the code leaves dropout on). Restarts are compared by their re-evaluated B at the exported
          8-bit images, which keep epsilon exactly. Everything is in [0, 1] pixels: the step of tau normalised units is
-         tau sigma_c in channel c, which moves the images alike.
+         tau sigma_c in channel c, which moves the images alike. Training the surrogate between steps (`step`) and
+         looping over the whole training set (`full_data`), both off in the code, are left out.
 """
 
+import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -28,6 +30,7 @@ from mithridate.core.params import In, OneOf, param
 from mithridate.core.seeds import address
 from mithridate.data.packs import PoisonPack, make_pack
 from mithridate.data.scenarios import Scenario
+from mithridate.models.spec import Classifier
 from mithridate.numerics.brewing import OPTIMIZERS, BrewState, Descent, brew
 from mithridate.numerics.directional import FORMS, Form, choose_form, loss_gradient, prepare
 from mithridate.numerics.matching import CRITERIA, OBJECTIVES, Matcher, criterion_loss
@@ -58,6 +61,9 @@ class WitchesBrew(AbstractAttack):
     clean_gradient: bool = param(False, doc="first-order variant: every gradient is taken at the clean images")
     loss_weight: float | int = param(0.0, within=In(0.0, 1000.0), doc="weight of the poisons' own loss (centreg)")
     norm_weight: float | int = param(0.0, within=In(0.0, 1000.0), doc="weight of the poison gradient's norm (normreg)")
+    feature_weight: float | int = param(
+        0.0, within=In(0.0, 1000.0), doc="weight of the poisons' change of features, against filters (hidden)"
+    )
     reference_batch: int | None = param(
         None, within=In(1, 1_000_000), doc="the reference code's pbatch: scales tau by pbatch/512"
     )
@@ -142,6 +148,7 @@ class WitchesBrew(AbstractAttack):
             fill=black if augment is None else augment.fill_colour(mean, like=black),
             chunk=self._chunk(base),
             loss_weight=float(self.loss_weight),
+            feature_weight=float(self.feature_weight),
         )
 
     def _surrogate(self, net: nn.Module, kit: AttackKit, scenario: Scenario, base: Tensor) -> Surrogate:
@@ -174,7 +181,25 @@ class WitchesBrew(AbstractAttack):
                     norm_weight=float(self.norm_weight),
                 )
             )
-        return Surrogate(network=network, matchers=tuple(matchers), form=form)
+        features = self._features(net) if self.feature_weight else None
+        return Surrogate(network=network, matchers=tuple(matchers), form=form, features=features)
+
+    def _features(self, net: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return the penultimate features of a surrogate, in evaluation mode and in the precision of the brew."""
+        if not isinstance(net, Classifier):
+            raise Misuse(
+                "MTH-0410",
+                f"{type(net).__name__} does not say which of its activations are its features",
+                hint="feature_weight needs networks of `mithridate.models`; leave it at 0 for others",
+            )
+        frozen = copy.deepcopy(net).eval().requires_grad_(False)
+        dtype, low = next(frozen.parameters()).dtype, self.precision == "bf16"
+
+        def features(x: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
+                return frozen.features(x).to(dtype)
+
+        return features
 
     def _chunk(self, base: Tensor) -> int:
         return self.chunk or fitting_chunk((base.shape[2], base.shape[3]), base.device)

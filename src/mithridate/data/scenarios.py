@@ -7,7 +7,8 @@
     third-party      a class that is neither the target's nor the adversarial one
     self-betrayal    the target's own class
     other-classes    all but the adversarial one
-    random-subset    all classes
+    random-subset    all classes; from targets of the source `random` this is also what the code of Witches' Brew calls
+                     random-subset-random-targets, where there is one target
 
 A scenario of the source `trigger` has no targets: every image that carries the attacker's trigger shall be seen as the
 adversarial class. Its poisons come from all classes but that one (`other-classes`), from all of them

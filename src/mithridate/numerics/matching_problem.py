@@ -1,20 +1,23 @@
 """The gradient-matching problem: a number and its exact gradient in the poisons, at the memory of one chunk.
 
     g(x) = 1/P sum_i grad_theta l(A_i x_i, y_i)          over all P poisons, in chunks
-    B(x) = D(g) + w/P sum_i l(A_i x_i, y_i) + u/P sum_i V(x_i)    D from `numerics.matching`, mean over surrogates
+    B(x) = D(g) + w/P sum_i l(A_i x_i, y_i) + h/P sum_i |f(A_i x_i) - f(A'_i c_i)|^2/e + u/P sum_i V(x_i)
+                                                         D from `numerics.matching`; mean over surrogates but for V
     v    = dD/dg                                         fixed once g is known
     dB/dx_i = 1/P A_i^T grad_x ( < grad_theta l, v > + w l )(A_i x_i, y_i) + u/P grad V(x_i)
 
-V is a penalty on what the eye sees, from `numerics.visibility`, of the images before any augmentation.
+V is a penalty on what the eye sees, from `numerics.visibility`, of the images before any augmentation. The term in the
+e penultimate features f keeps the poisons where their clean images c are, so that filters of features do not find them;
+clean images are augmented by another draw, that of their neighbour.
 
 Paper    Geiping et al., Witches' Brew (ICLR 2021); the two-pass form is exact, where the paper and its code take the
          cosine of each batch and differentiate through the backward pass.
 Promise  invariant to the order of the poisons and to the chunk size, up to rounding.
 Cost     nine forward passes of all poisons per surrogate: three for g, six for the products.
-Shapes   p poisons, c channels, h rows, w columns, d parameters.
+Shapes   p poisons, c channels, h rows, w columns, d parameters, e features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -46,6 +49,8 @@ class Surrogate:
     network: Network
     matchers: tuple[Matcher, ...]
     form: Form
+    features: Callable[[Tensor], Tensor] | None = None
+    """From images in [0, 1] to penultimate features; needed where their change is penalised."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +66,7 @@ class MatchingProblem:
         fill: Colour outside the image, one number per channel.
         chunk: Poisons at a time.
         loss_weight: Weight w of the poisons' own loss.
+        feature_weight: Weight h of the change of features.
         visibility: The penalty V, None for none.
         visibility_weight: Its weight u.
     """
@@ -73,6 +79,7 @@ class MatchingProblem:
     fill: Float[Tensor, " c"]
     chunk: int
     loss_weight: float = 0.0
+    feature_weight: float = 0.0
     visibility: Visibility | None = None
     visibility_weight: float = 0.0
 
@@ -95,8 +102,7 @@ class MatchingProblem:
     def value(self, x: Float[Tensor, "p c h w"], draw: WarpParams | None) -> Float[Tensor, ""]:
         """B at the images `x` in [0, 1], under one draw of the augmentation."""
         values = [self._matched(surrogate, x, draw)[0] for surrogate in self.surrogates]
-        matched = torch.stack([v.to(self.dtype) for v in values]).mean()
-        return matched + self._seen(x, None) if self.visibility else matched
+        return self._with_penalties(torch.stack([v.to(self.dtype) for v in values]).mean(), x, draw, None)
 
     def gradient(
         self, x: Float[Tensor, "p c h w"], draw: WarpParams | None
@@ -117,11 +123,38 @@ class MatchingProblem:
                     form=surrogate.form,
                     loss_weight=self.loss_weight,
                 )
-                pulled = product if self.augment is None or warp is None else self.augment.adjoint(product, warp)
-                total[rows] += pulled.to(total.dtype)
-        matched = torch.stack(values).mean()
+                total[rows] += self._pulled(product, warp).to(total.dtype)
         total /= len(x) * len(self.surrogates)
-        return matched + self._seen(x, total) if self.visibility else matched, total
+        return self._with_penalties(torch.stack(values).mean(), x, draw, total), total
+
+    def _pulled(self, gradient: Tensor, warp: WarpParams | None) -> Tensor:
+        """Carry a gradient in what the network sees back to the images."""
+        return gradient if self.augment is None or warp is None else self.augment.adjoint(gradient, warp)
+
+    def _with_penalties(self, matched: Tensor, x: Tensor, draw: WarpParams | None, total: Tensor | None) -> Tensor:
+        """What is minimised, from what the matchers say; the gradients of the penalties are added to `total`."""
+        if self.feature_weight:
+            matched = matched + self._hidden(x, draw, total)
+        return matched + self._seen(x, total) if self.visibility else matched
+
+    def _hidden(self, x: Tensor, draw: WarpParams | None, total: Tensor | None) -> Tensor:
+        """The weighted change of the features; its gradient is added to `total`."""
+        share = self.feature_weight / (len(x) * len(self.surrogates))
+        value = torch.zeros((), dtype=self.dtype, device=x.device)
+        other = None if draw is None else WarpParams(dy=draw.dy.roll(1), dx=draw.dx.roll(1), flip=draw.flip.roll(1))
+        for surrogate in self.surrogates:
+            features = surrogate.features
+            assert features is not None
+            pairs = zip(self._chunks(surrogate, x, draw), self._chunks(surrogate, self.clean, other), strict=True)
+            for (rows, seen, warp), (_, seen_clean, _) in pairs:
+                with torch.no_grad():
+                    wanted = features(seen_clean)
+                leaf = seen.detach().requires_grad_(total is not None)
+                penalty = share * (features(leaf) - wanted).square().mean(1).sum().to(self.dtype)
+                value += penalty.detach()
+                if total is not None:
+                    total[rows] += self._pulled(torch.autograd.grad(penalty, leaf)[0], warp).to(total.dtype)
+        return value
 
     def _seen(self, x: Tensor, total: Tensor | None) -> Tensor:
         """The weighted penalty; its gradient is added to `total`."""
