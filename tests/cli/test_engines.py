@@ -73,17 +73,16 @@ def test_json_is_one_document_and_nothing_else(run: Any, asked: dict[str, Any]) 
 
 def test_flags_reach_the_configuration(run: Any, asked: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("seed: 4\nbudget: 0.5\nvictims: 2\n", encoding="utf-8")
-    words = (
-        "audit a.yaml --data fashion-mnist --per-class 9 --model resnet18-w16 --recipe fast-triangle --precision bf16"
-    )
-    words += " --device cuda:1 --scenarios random --targets 3 --budget 0.25 --epsilon 8/255 --attack noise"
+    words = "audit a.yaml --data fashion-mnist --per-class 9 --store mapped --model resnet18-w16"
+    words += " --recipe fast-triangle --precision bf16 --device cuda:1"
+    words += " --scenarios random --targets 3 --budget 0.25 --epsilon 8/255 --attack noise"
     words += " --attack witches-brew:steps=7 --defense friendly-noise --victims 5 --gate asr<0.1 --no-alignment"
     words += " --jobs 2 --out here"
     assert run(*words.split()).code == 0
     config = asked["config"]
     assert asked["folder"] == Path("here")
     assert (config.seed, config.budget, config.victims) == (4, 0.25, 5)
-    assert (config.data.source, config.data.per_class) == ("fashion-mnist", 9)
+    assert (config.data.source, config.data.per_class, config.data.store) == ("fashion-mnist", 9, "mapped")
     assert (config.model, config.recipe, config.precision, config.device) == (
         *("resnet18-w16", "fast-triangle", "bf16", "cuda:1"),
     )
@@ -99,6 +98,8 @@ def test_the_default_folder_belongs_to_one_configuration(run: Any, asked: dict[s
     first = asked["folder"]
     run("audit", "--demo", "--jobs", "2")
     assert asked["folder"] == first, "the number of jobs changes no number, so it is the same run"
+    run("audit", "--demo", "--store", "mapped")
+    assert asked["folder"] == first, "neither does where the images are kept"
     run("audit", "--demo", "--seed", "1")
     assert asked["folder"] != first
     assert first.parent == Path("mithridate-runs")

@@ -31,7 +31,7 @@ def test_the_verbs() -> None:
 
 def test_the_flags_of_audit() -> None:
     assert flags("audit") == [
-        *("--data", "--per-class", "--model", "--recipe", "--precision", "--device", "--seed"),
+        *("--data", "--per-class", "--store", "--model", "--recipe", "--precision", "--device", "--seed"),
         *("--scenarios", "--targets", "--budget", "--epsilon"),
         *("--attack", "--defense", "--victims", "--gate", "--no-alignment"),
         *("--jobs", "--out", "-o", "--reuse", "--dry-run", "--demo", "--json"),

@@ -105,7 +105,7 @@ class Assembly:
 def assemble(config: AuditConfig, folder: Path) -> Assembly:
     """Load the data and build every part. Raises `Misuse` for whatever does not fit together."""
     check_device(config.device)
-    data = load(config.data.source, per_class=config.data.per_class, size=config.data.size)
+    data = load(config.data.source, per_class=config.data.per_class, size=config.data.size, store=config.data.store)
     attacks = {method.name: attack(method) for method in config.attacks if method.name != "none"}
     return Assembly(
         config=config,

@@ -129,6 +129,8 @@ class DataSection(_Section):
     """keep only the first so many training images of each class"""
     size: int | None = Field(default=None, ge=8, le=224)
     """resize square images of a folder or hub data set to this side, in pixels"""
+    store: Literal["resident", "mapped"] = "resident"
+    """resident holds all pixels in memory; mapped decodes images from a file of the cache; never changes a number"""
 
 
 class RecipeOptions(_Section):
@@ -433,9 +435,12 @@ def _like_a_number(text: str) -> bool:
 _Dumper.add_representer(str, _text_node)
 
 
-def to_yaml(config: AuditConfig) -> str:
-    """Return the resolved configuration as YAML, every field written out."""
-    text: str = yaml.dump(_dump(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+def to_yaml(config: AuditConfig, *, bound: bool = False) -> str:
+    """Return the resolved configuration as YAML: every field, or those that a run's folder is bound to."""
+    values = _dump(config)
+    if bound:  # `jobs` and `data.store` never change a number, so a run goes on with others
+        values |= {"jobs": "auto", "data": config.data.model_dump(mode="json", exclude={"store"})}
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 

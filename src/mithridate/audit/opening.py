@@ -10,6 +10,7 @@ from mithridate.audit.healing import check_data
 from mithridate.audit.verifying import Probe, probe_of_png, reconstructed, target_of
 from mithridate.core.errors import Misuse
 from mithridate.core.pool import Tell, silent
+from mithridate.data._cache import Kind
 from mithridate.data.examples import Examples
 from mithridate.data.packs import PoisonPack
 from mithridate.data.sources import DataSet, load
@@ -98,7 +99,9 @@ def open_model(
     source = source if source is not None else str(known.get("source", ""))
     known = known if known.get("source") == source else {}
     per_class, size = per_class or known.get("per_class"), size or known.get("size")
-    data = load(source, per_class=per_class, size=size)
+    # What did not fit into memory for training does not now.
+    store: Kind = "mapped" if known.get("store") == "mapped" else "resident"
+    data = load(source, per_class=per_class, size=size, store=store)
     if about is None:
         assert name is not None, "describe has refused otherwise"
         spec = model_spec(data, name)

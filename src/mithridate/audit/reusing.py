@@ -141,7 +141,10 @@ def _same_job(old: AuditConfig, new: AuditConfig) -> Callable[[str], bool]:
 
 
 def _comparable(config: AuditConfig, name: str) -> object:
+    """Return what two runs must have in common; where the images are kept never changes a number."""
     value = getattr(config, name)
+    if name == "data":
+        return value.model_dump(exclude={"store"})
     return (value.source, value.threat) if name == "scenarios" else value
 
 

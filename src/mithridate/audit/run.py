@@ -132,8 +132,8 @@ def _title(assembly: Assembly) -> str:
 
 
 def _claim(folder: Path, config: AuditConfig) -> None:
-    """Bind the folder to the configuration, whatever runs at once (`jobs` never changes a number)."""
-    text, path = to_yaml(config.model_copy(update={"jobs": "auto"})), folder / "config.yaml"
+    """Bind the folder to the configuration, but for what never changes a number."""
+    text, path = to_yaml(config, bound=True), folder / "config.yaml"
     if not path.exists():
         write_atomic(path, text.encode())
         return

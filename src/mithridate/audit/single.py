@@ -36,7 +36,7 @@ def run_training(
     """
     progress = progress or NullProgress()
     check_device(config.device)
-    data = load(config.data.source, per_class=config.data.per_class, size=config.data.size)
+    data = load(config.data.source, per_class=config.data.per_class, size=config.data.size, store=config.data.store)
     overrides = config.recipe_options.model_dump()
     options = Options(**overrides, precision=config.precision, device=config.device)
     plan = contract(config.recipe, data, config.model, options)

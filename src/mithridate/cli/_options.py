@@ -65,6 +65,15 @@ class VictimOptions:
         int | None,
         _option("--per-class", "Keep the first N training images of each class.", metavar="N", panel="Victim"),
     ] = None
+    store: Annotated[
+        str | None,
+        _option(
+            "--store",
+            "Where images are kept: all in memory, or in a file, decoded when needed; changes no number.",
+            metavar="resident|mapped",
+            panel="Victim",
+        ),
+    ] = None
     model: Annotated[
         str | None,
         _option(
@@ -91,6 +100,7 @@ class VictimOptions:
         """Yield every flag of the group, given or not."""
         yield "--data", ("data", "source"), self.data
         yield "--per-class", ("data", "per_class"), self.per_class
+        yield "--store", ("data", "store"), self.store
         yield "--model", ("model",), self.model
         yield "--recipe", ("recipe",), self.recipe
         yield "--precision", ("precision",), self.precision

@@ -74,11 +74,11 @@ def audit(
 def run_name(config: "AuditConfig", stem: str) -> str:
     """Return the name of the run folder: the same configuration gives the same folder, another one another.
 
-    `jobs` never changes a number, so it does not change the folder.
+    `jobs` and `data.store` never change a number, so they do not change the folder.
     """
     from mithridate.audit.config import to_yaml
 
-    text = to_yaml(config.model_copy(update={"jobs": "auto"}))
+    text = to_yaml(config, bound=True)
     name = stem or f"{Path(config.data.source).name or 'data'}-{config.model}"
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name).strip("-.")[:60]
     return f"{plain or 'audit'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -263,7 +263,8 @@ CODES: dict[str, Explanation] = {
     "MTH-0262": Explanation(
         "data set does not fit into memory",
         "A resident data set holds all pixels in memory, and this machine has too little.",
-        'Use store="mapped", a smaller size, or fewer images.',
+        "Set data.store to mapped (--store mapped of audit, craft and train), which keeps encoded images on disk; or "
+        "choose a smaller size, or fewer images.",
     ),
     "MTH-0263": Explanation(
         "imported data are damaged",

@@ -134,6 +134,6 @@ def _checked_shape(count: int, shape: tuple[int, ...]) -> tuple[int, ...]:
         raise Misuse(
             "MTH-0262",
             f"{count} images of shape {shape} need {needed / 2**30:.1f} GiB of this machine's {memory / 2**30:.1f} GiB",
-            hint='use store="mapped", which keeps encoded images on disk, or a smaller size',
+            hint="set data.store (--store) to mapped, which keeps encoded images on disk, or choose a smaller size",
         )
     return (count, *shape)

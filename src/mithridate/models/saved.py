@@ -1,7 +1,7 @@
 """A model as a folder: `model.safetensors` with the weights, `model.json` with what it takes to build the network.
 
-    schema, name, num_classes, channels, size, mean, std, classes, data {source, per_class, size, pack,
-    fingerprint}, recipe
+    schema, name, num_classes, channels, size, mean, std, classes, data {source, per_class, size, store,
+    pack, fingerprint}, recipe
 
 What `mithridate train` writes and what `scan`, `heal` and `verify-heal` read. A description that comes with a file may
 name networks of this package, of timm and of torchvision; code of somebody's own is executed only if the user names it.
@@ -34,8 +34,8 @@ class Description:
     Args:
         spec: How to build the network.
         classes: The name of each class.
-        data: What it was trained on: `source`, `per_class`, `size`, `pack`, and the `fingerprint` of all that; may be
-            empty.
+        data: What it was trained on: `source`, `per_class`, `size`, `store`, `pack`, and the `fingerprint` of all that;
+            may be empty.
         recipe: How it was trained, as `audit.recipe` writes and reads it; may be empty.
     """
 
