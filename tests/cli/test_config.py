@@ -248,6 +248,34 @@ def test_options_of_a_method_in_one_word() -> None:
     assert config.attacks[1].options == {"a": 2, "b": 0.5, "c": True, "d": None, "e": "x y"}
 
 
+def test_a_preset_is_replaced_by_its_options_and_what_is_given_beside_it_wins(tmp_path: Path) -> None:
+    value = ["friendly-noise:preset=reference,steps=7"]
+    flag = resolve(None, [Override(option="--defense", path=("defenses",), value=value)])  # type: ignore[arg-type]
+    wanted = {"mu": "8/255", "steps": 7, "penalty_weight": 1.0, "scale_lambda": False, "begin_epoch": 0}
+    assert flag.defenses[1].options == wanted
+    written(tmp_path, "defenses: [{name: friendly-noise, options: {steps: 7, preset: reference}}]")
+    assert load_config(tmp_path / "audit.yaml") == flag == load_config(written(tmp_path, to_yaml(flag)))
+    assert "preset" not in to_yaml(flag)
+
+
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [("papr", "there is no preset of friendly-noise 'papr'"), ("3", "'3'"), ("null", "'None'"), ("[paper]", "paper")],
+)
+def test_an_unknown_preset_is_refused_before_the_work(tmp_path: Path, preset: str, words: str) -> None:
+    error = refused(tmp_path, f"defenses: [{{name: friendly-noise, options: {{preset: {preset}}}}}]")
+    assert error.code == "MTH-0101"
+    assert words in error.message
+    assert "did you mean 'paper'?" in error.hint or "allowed: paper, reference" in error.hint
+
+
+def test_a_method_without_presets_has_no_such_option(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "attacks: ['noise:preset=paper']"))
+    with pytest.raises(Misuse, match="noise has no option 'preset'"):
+        instantiate(ATTACKS.load("noise"), "noise", config.attacks[1].options)
+    assert "has no options" in refused(tmp_path, "attacks: ['none:preset=paper']").message
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.fixed_dictionaries(

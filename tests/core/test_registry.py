@@ -60,6 +60,24 @@ def test_descriptions_come_from_the_docstring(package):
     assert package.describe("noise") == Entry("noise", "Random noise of the size of the attack.", "")
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("KEY = 'word'", "word"),
+        ("KEY = {'a': {'b': [1, -2.5, True, None]}}", {"a": {"b": [1, -2.5, True, None]}}),
+        ("KEY: dict[str, int] = {'a': 1}", {"a": 1}),
+        ("KEY: int", None),
+        ("KEY = print('run')", None),
+        ("KEY = {[]: 1}", None),
+        ("OTHER = 1", None),
+    ],
+)
+def test_constants_are_literals_that_are_read_and_not_run(package, tmp_path, line, found):
+    (tmp_path / "poisonroom" / "noise.py").write_text(f"{NOISE}{line}\n")
+    assert package.constant("noise", "KEY") == found
+    assert not [name for name in sys.modules if name.startswith("poisonroom")]
+
+
 def test_loading_imports_one_module(package):
     assert package.load("noise").__name__ == "Noise"
     assert "poisonroom.witches_brew" not in sys.modules

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mithridate.audit.config import AuditConfig
 from mithridate.core.errors import Misuse
 from mithridate.core.units import Pixels
 from mithridate.data.examples import Examples
@@ -569,6 +570,16 @@ def test_published_settings() -> None:
         ("mean_sq", "code"),
     ]
     assert (default.begin_epoch, code.begin_epoch) == (None, 0)
+
+
+@pytest.mark.parametrize("name", ["paper", "reference"])
+def test_configurations_name_the_published_settings(name: str) -> None:
+    """What a configuration makes of `friendly-noise:preset=NAME`; built without `__init__`, as below."""
+    (_, method) = AuditConfig.model_validate({"defenses": [f"friendly-noise:preset={name}"]}).defenses
+    built = object.__new__(FriendlyNoise)
+    vars(built).update(vars(FriendlyNoise()) | method.options)
+    built.__post_init__()
+    assert built == getattr(FriendlyNoise, name)() != FriendlyNoise()
 
 
 def test_pixels_may_be_written_as_fractions() -> None:

@@ -39,7 +39,7 @@ from mithridate.audit.names import (
 )
 from mithridate.core.boundary import read_yaml
 from mithridate.core.errors import BadArtefact, Misuse
-from mithridate.core.methods import check_method
+from mithridate.core.methods import check_method, with_preset
 from mithridate.core.problems import Source, as_misuse, read_source
 from mithridate.core.registry import Registry
 from mithridate.core.units import Pixels, format_epsilon, parse_epsilon, parse_rate
@@ -215,13 +215,13 @@ class Method(_Section):
     name: str
     """see `mithridate list`"""
     options: dict[str, JsonValue] = {}
-    """fields of the method; what is left out keeps the paper's value"""
+    """fields of the method, which keep the paper's value if left out; `preset` takes those of a published setting"""
 
 
 def _known(registry: Registry, controls: tuple[str, ...]) -> AfterValidator:
     def check(method: Method) -> Method:
         check_method(registry, method.name, controls)
-        return method
+        return method.model_copy(update={"options": with_preset(registry, method.name, method.options)})
 
     return AfterValidator(check)
 

@@ -10,6 +10,9 @@ from mithridate.core.registry import Registry, closest, unknown_name
 
 T = TypeVar("T")
 
+PRESET = "preset"
+"""The option that stands for several options of a method at once."""
+
 
 def check_method(registry: Registry, name: str, controls: tuple[str, ...] = ()) -> None:
     """Check the name of an attack or a defense; controls that have no module are legal too.
@@ -20,6 +23,29 @@ def check_method(registry: Registry, name: str, controls: tuple[str, ...] = ()) 
     allowed = {*controls, *registry.names()}
     if name not in allowed:
         raise unknown_name(registry.kind, name, allowed)
+
+
+def with_preset(registry: Registry, name: str, options: Mapping[str, T]) -> dict[str, T]:
+    """Return the options of a method with those of the preset that they name, which is a word for its values.
+
+    A method's module has presets if it says `PRESETS = {name: {option: value}}` in literals, so it is not imported.
+
+    Args:
+        registry: Where the method is.
+        name: The method; controls that have no module have no presets.
+        options: What the user gave; besides `preset`, these win over what the preset says.
+
+    Raises:
+        Misuse: MTH-0101 for an unknown preset.
+    """
+    found = registry.constant(name, "PRESETS") if PRESET in options and name in registry.names() else None
+    if not isinstance(found, dict):
+        return dict(options)  # a method without presets refuses the option as any other that it does not have
+    presets = {key: values for key, values in found.items() if isinstance(values, dict)}
+    chosen = str(options[PRESET])
+    if chosen not in presets:
+        raise unknown_name(f"preset of {name}", chosen, presets)
+    return {**presets[chosen], **{key: value for key, value in options.items() if key != PRESET}}
 
 
 def instantiate(method: Callable[..., T], name: str, options: Mapping[str, object]) -> T:

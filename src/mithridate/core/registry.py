@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -109,7 +109,7 @@ class Registry:
     def constant(self, name: str, key: str) -> object:
         """Return the literal that a method's module assigns to `key` at its top level, None if there is none.
 
-        The module is read, not imported.
+        The module is read, not imported, so that the literal is a number, a text, or lists and mappings of such.
 
         Raises:
             Misuse: MTH-0101 for an unknown name, MTH-0102 for a plugin whose module is not there.
@@ -203,11 +203,12 @@ def _method(module: ModuleType) -> type:
 
 def _constant(text: str, key: str) -> object:
     for statement in ast.parse(text).body:
-        named = isinstance(statement, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == key for target in statement.targets
-        )
-        if named and isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            return statement.value.value
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+            continue
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        if any(isinstance(target, ast.Name) and target.id == key for target in targets):
+            with suppress(ValueError, TypeError):  # what is no literal is none of our constants
+                return ast.literal_eval(statement.value)
     return None
 
 

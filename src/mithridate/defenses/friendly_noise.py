@@ -40,6 +40,13 @@ from mithridate.training.plan import Plan
 FROM_SCRATCH = 5
 """The epoch at which the paper generates the noise when it trains from scratch; from pretrained weights it is 0."""
 
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {"penalty": "l2", "divergence": "paper", "lr": 10.0, "penalty_weight": 1.0},
+    "reference": {"mu": "8/255", "steps": 30, "penalty_weight": 1.0, "scale_lambda": False, "begin_epoch": 0},
+}
+"""The published settings, by what differs from the defaults; `paper()` and `reference()` say where they come from."""
+
+_IN_PIXELS = ("zeta", "mu", "start")
 _REFERENCE_BATCH = 128
 _REFERENCE_PIXELS = 3 * 32 * 32
 _MOMENTUM = 0.9
@@ -97,7 +104,8 @@ class FriendlyView(AbstractView):
 class FriendlyNoise(AbstractDefense):
     """Both noises of the defense, or one of them.
 
-    The defaults are the specification's recommendation; `paper()` and `reference()` are the two published settings.
+    The defaults are the specification's recommendation; `paper()` and `reference()` are the two published settings,
+    which configurations write as `friendly-noise:preset=paper` and `friendly-noise:preset=reference`.
     Alone, a component needs twice the strength (32/255 in the paper's table 4).
     """
 
@@ -142,7 +150,7 @@ class FriendlyNoise(AbstractDefense):
     batch: int = param(256, within=In(1, 1 << 20), doc="images generated at once; changes speed and memory alone")
 
     def __post_init__(self) -> None:
-        for name in ("zeta", "mu", "start"):
+        for name in _IN_PIXELS:
             if isinstance(text := vars(self)[name], str):
                 object.__setattr__(self, name, parse_epsilon(text))  # `16/255`, as configurations write it
         check_fields(self)
@@ -155,12 +163,12 @@ class FriendlyNoise(AbstractDefense):
         the equation's norm and no prediction in the way, the smallest pair, taken here, brings 88 % of the pixels to
         the bound in 20 steps; the largest brings 87 % there in the first.
         """
-        return cls(penalty="l2", divergence="paper", lr=10.0, penalty_weight=1.0)
+        return cls(**_preset("paper"))
 
     @classmethod
     def reference(cls) -> "FriendlyNoise":
         """Return the defaults of the authors' code: mu 8/255, T = 30, lr 100, lambda 1, generated in epoch 0."""
-        return cls(mu=Pixels(8 / 255), steps=30, penalty_weight=1.0, scale_lambda=False, begin_epoch=0)
+        return cls(**_preset("reference"))
 
     def extra_passes(self, plan: Plan) -> float:
         """Return the passes of the generation."""
@@ -206,6 +214,10 @@ class FriendlyNoise(AbstractDefense):
         if self.begin_epoch is not None:
             return self.begin_epoch
         return FROM_SCRATCH if plan.pretrained is None else 0
+
+
+def _preset(name: str) -> dict[str, Any]:
+    return {key: parse_epsilon(value) if key in _IN_PIXELS else value for key, value in PRESETS[name].items()}
 
 
 def generate(config: FriendlyNoise, context: Context, tell: Tell = silent) -> dict[str, Any]:
