@@ -23,7 +23,7 @@ def check(
     config: ConfigArgument = None,
     demo: Annotated[bool, typer.Option("--demo", help="Check the configuration of the demo.")] = False,
 ) -> None:
-    """Validate a configuration, time real training steps, and print cells, minutes, memory and disk. Runs nothing."""
+    """Validate a configuration, time a few real steps, and print cells, minutes, memory and disk. Runs nothing."""
     resolved = configured(config, victim, attacker, grid, job, use_demo=demo)
     show_estimate(session, resolved, Path())
 
