@@ -226,7 +226,7 @@ def test_hidden_poisons_stay_nearer_to_their_images_in_features(precision, digit
 
 def test_features_of_a_network_that_does_not_declare_them_are_refused(digits, scenario):
     bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(Misuse, match="MTH-0410.*Sequential"):
+    with pytest.raises(Misuse, match=r"MTH-0410.*Sequential"):
         WitchesBrew(**QUICK, feature_weight=1.0).craft(AttackKit(data=digits, surrogates=(bare,)), scenario, seed=0)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from mithridate.audit.assembly import pack_path
+from mithridate.audit.assembly import job_key, pack_path
 from mithridate.audit.config import AuditConfig
-from mithridate.audit.run import Finished, run_audit
+from mithridate.audit.run import Finished, run_audit, run_crafting
 from mithridate.audit.single import run_training
+from mithridate.core.ledger import Ledger
 from mithridate.data.packs import PoisonPack
 from mithridate.data.scenarios import Scenario
 from mithridate.evaluation.alignment import alignment, alignment_probe
@@ -54,7 +55,7 @@ def pack(finished: Finished, attack: str, scenario: Scenario) -> Path:
 @pytest.fixture(scope="module")
 def brewed(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Twenty targets; neither victims nor poisons are augmented."""
-    return run_audit(config(TARGETS), tmp_path_factory.mktemp("brewed") / "run")
+    return run_audit(config(TARGETS, alignment=True), tmp_path_factory.mktemp("brewed") / "run")
 
 
 def test_witches_brew_hits_half_of_twenty_targets_and_its_controls_hit_none(brewed: Finished) -> None:
@@ -70,9 +71,9 @@ def test_witches_brew_hits_half_of_twenty_targets_and_its_controls_hit_none(brew
 
 
 def test_the_matching_loss_becomes_small(brewed: Finished) -> None:
-    losses = [entry["matching_loss"] for entry in brewed.document["crafting"] if entry["attack"] == "witches-brew"]
-    assert len(losses) == TARGETS
-    assert fmean(losses) < 0.1
+    found = [entry["matching_loss"] for entry in brewed.document["crafting"] if entry["attack"] == "witches-brew"]
+    assert len(found) == TARGETS
+    assert fmean(found) < 0.1
 
 
 def test_brewed_poisons_are_aligned_with_the_target_and_noise_is_not(brewed: Finished) -> None:
@@ -86,6 +87,20 @@ def test_brewed_poisons_are_aligned_with_the_target_and_noise_is_not(brewed: Fin
         )
         assert brew == pytest.approx(1 - packs[0].manifest["record"]["matching_loss"], abs=1e-4)
         assert brew > control + 0.2
+
+
+def test_brewed_poisons_stay_aligned_along_the_training_of_the_victims(brewed: Finished) -> None:
+    """For at least 80 % of the targets the mean over the epochs is above that of noise (specification 7.5)."""
+    records = Ledger(brewed.folder / "ledger.jsonl").records()
+    above = 0
+    for scenario in brewed.assembly.scenarios:
+        key = job_key(scenario)
+        brew, noise = (
+            fmean(records[f"victim/{attack}/none/{key}/0"]["alignment"][scenario.name])
+            for attack in ("witches-brew", "noise")
+        )
+        above += brew > noise
+    assert above >= 0.8 * TARGETS
 
 
 def test_a_victim_that_augments_is_hard_to_hit_with_poisons_that_were_brewed_without(
@@ -103,5 +118,15 @@ def test_a_victim_that_augments_is_hard_to_hit_with_poisons_that_were_brewed_wit
 
 def test_poisons_brewed_without_the_victims_augmentation_lose_their_effect(brewed: Finished, tmp_path: Path) -> None:
     """As before, but the attacker's surrogates train with the augmentation that the brewing leaves out."""
-    unaware = run_audit(config(12, brew={"augment": False}, recipe_options={"augment": True}), tmp_path)
+    augmented = {"augment": True}
+    unaware = run_audit(config(12, brew={"augment": False}, recipe_options=augmented), tmp_path / "unaware")
     assert hits(brewed, "witches-brew", 12) - hits(unaware, "witches-brew", 12) >= 0.4 * 12
+    run_crafting(config(12, recipe_options=augmented), tmp_path / "aware")
+    with_it, without = (losses(tmp_path / name) for name in ("aware", "unaware"))
+    assert with_it > without + 0.05  # one change has to serve every shift
+
+
+def losses(folder: Path) -> float:
+    """Return the mean matching loss of the brews of a run."""
+    records = Ledger(folder / "ledger.jsonl").records().items()
+    return fmean(record["record"]["matching_loss"] for name, record in records if name.startswith("craft/witches"))
