@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mithridate.audit.assembly import MIN_CLEAN_VICTIMS
 from mithridate.audit.config import AuditConfig
 from mithridate.audit.run import run_audit, run_crafting
 from mithridate.audit.single import run_training
@@ -57,7 +58,7 @@ def test_the_report_document_is_valid_and_complete(reference: Path) -> None:
     document = json.loads((reference / "report.json").read_text())
     validate(document)
     assert [(c["attack"], c["defense"], c["trials"]) for c in document["cells"]] == [
-        ("none", "none", 4),
+        ("none", "none", 6),
         ("noise", "none", 2),
         ("witches-brew", "none", 2),
     ]
@@ -96,10 +97,10 @@ def test_a_defense_tells_of_its_work_and_its_figures_are_reported(tmp_path: Path
     victims = {name for name in numbers(tmp_path / "run") if "/friendly-noise/" in name}
     assert victims and told == victims
     by = {(cell["attack"], cell["defense"]): cell for cell in finished.document["cells"]}
-    for attack in ("none", "noise"):
+    for attack, count in (("none", MIN_CLEAN_VICTIMS), ("noise", 2)):
         figures = {figure["name"]: figure for figure in by[attack, "friendly-noise"]["diagnostics"]}
         assert set(figures) >= {"share_at_bound", "agreement"}
-        assert {figure["victims"] for figure in figures.values()} == {2}
+        assert {figure["victims"] for figure in figures.values()} == {count}
         assert by[attack, "none"]["diagnostics"] == []
     assert "share at bound" in (tmp_path / "run" / "report.html").read_text()
     alone = run_training(config(defenses=[noise]), tmp_path / "alone")
