@@ -40,7 +40,10 @@ class FriendlyNoise(AbstractAuditPaper):
                 }
             )
         if scale == "cpu":
-            return AuditConfig.model_validate({**CIFAR10_CPU, "defenses": ["friendly-noise"]})
+            targets = {"source": "witches-brew-100", "count": 30}  # with the defense, the hour has room for half
+            return AuditConfig.model_validate(
+                {**CIFAR10_CPU, "scenarios": targets, "defenses": ["friendly-noise"]},
+            )
         options: dict[str, Any] = {"epochs": 80}
         return AuditConfig.model_validate(
             {

@@ -136,7 +136,7 @@ CPU_DEPARTURES: tuple[str, ...] = (
     "model: a perceptron with 256 hidden units instead of ResNet-18; everything runs in bfloat16 autocast",
     "recipe fast-light: 20 epochs of batch 64 at lr 0.02, flips and shifts of one pixel instead of four",
     "2 surrogates and 1 start of 200 steps instead of 1 surrogate and 8 starts of 250",
-    "60 targets with 1 victim each instead of 10 with 8: the paper's ten keys, then the keys 0 to 49",
+    "1 victim a target instead of 8, and more targets: the paper's ten keys, then the keys 0, 1, 2, ... by its law",
 )
 
 METHOD = WitchesBrew
