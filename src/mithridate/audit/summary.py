@@ -88,7 +88,8 @@ def _aims(assembly: Assembly) -> str:
     """Say what the attacker wants, and how often."""
     config, number = assembly.config, len(assembly.scenarios)
     if not config.triggered:
-        return f"{number} from {config.scenarios.source}, threat model {config.scenarios.threat}{_rows_from(assembly)}"
+        source, threat = config.scenarios.source, config.scenarios.threat
+        return f"{number} from {source}, threat model {threat}{rows_from(source, assembly.scenarios[0])}"
     classes = ", ".join(repr(assembly.data.test.classes[one.adversarial_class]) for one in assembly.scenarios)
     return (
         f"every test image of another class that carries the trigger, to be seen as {classes}; poisons from "
@@ -96,12 +97,12 @@ def _aims(assembly: Assembly) -> str:
     )
 
 
-def _rows_from(assembly: Assembly) -> str:
-    """Say of the targets of a list whether their poisons are the published rows."""
-    if assembly.config.scenarios.source.partition(":")[0] in DRAWN:
+def rows_from(source: str, scenario: Scenario) -> str:
+    """Say of a scenario of a list whether its poisons are the published rows; nothing of those of other sources."""
+    if source.partition(":")[0] in DRAWN:
         return ""
-    if assembly.scenarios[0].poison_ids_from == "published":
-        return ", poisons in the rows of its publication"
+    if scenario.poison_ids_from == "published":
+        return ", poisons in the rows that its publication names or draws from the key"
     return ", poisons in rows drawn by this run's seed: the published ones need the whole data set and its budget"
 
 
